@@ -1,0 +1,226 @@
+package caddyplugin
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-capif/aef/internal/adminapi"
+	"github.com/caddy-capif/aef/internal/revocation"
+)
+
+// adminAPI is the `admin.api.capif` module: the trigger, and all that an
+// operator does at run time. It is stateless and asks for the running app on
+// each request: after a rejected reload the admin endpoint serves routers of a
+// configuration that never ran.
+type adminAPI struct{}
+
+// CaddyModule returns the Caddy module information.
+func (adminAPI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "admin.api.capif", New: func() caddy.Module { return new(adminAPI) }}
+}
+
+// Routes returns the admin routes. Methods are checked by hand: the mux would
+// answer a wrong one in plain text.
+func (*adminAPI) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{
+		adminRoute(adminapi.PathRevocations, methods{http.MethodPost: trigger, http.MethodGet: listRevocations}),
+		adminRoute(adminapi.PathRevocations+"/{id}", methods{http.MethodGet: showRevocation}),
+		adminRoute(adminapi.PathClaims, methods{http.MethodGet: listClaims}),
+		adminRoute(adminapi.PathLifts, methods{http.MethodPost: lift}),
+		adminRoute(adminapi.PathStatus, methods{http.MethodGet: showStatus}),
+	}
+}
+
+// methods maps an HTTP method to what answers it: a status and a body.
+type methods map[string]func(*App, *http.Request) (int, any, error)
+
+func adminRoute(pattern string, m methods) caddy.AdminRoute {
+	return caddy.AdminRoute{Pattern: pattern, Handler: caddy.AdminHandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		handle, ok := m[r.Method]
+		if !ok {
+			allowed := make([]string, 0, len(m))
+			for _, method := range []string{http.MethodGet, http.MethodPost} {
+				if m[method] != nil {
+					allowed = append(allowed, method)
+				}
+			}
+			w.Header().Set("Allow", strings.Join(allowed, ", "))
+			return apiError(http.StatusMethodNotAllowed, "method %s is not allowed here; use %s", r.Method, strings.Join(allowed, " or "))
+		}
+		app, err := runningApp()
+		if err != nil {
+			return err
+		}
+		status, body, err := handle(app, r)
+		if err != nil {
+			return asAPIError(app, err)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		return json.NewEncoder(w).Encode(body)
+	})}
+}
+
+// runningApp is the one place that asks Caddy for the configuration in force
+// (an experimental function of Caddy's).
+func runningApp() (*App, error) {
+	value, err := caddy.ActiveContext().AppIfConfigured("capif")
+	if err != nil {
+		return nil, apiError(http.StatusNotFound, "the capif app is not configured in the running Caddy: add the global option capif and reload")
+	}
+	return value.(*App), nil
+}
+
+func apiError(status int, format string, args ...any) caddy.APIError {
+	return caddy.APIError{HTTPStatus: status, Err: fmt.Errorf(format, args...)}
+}
+
+// asAPIError turns an error into an answer. Caddy looks for the value type and
+// unwraps nothing.
+func asAPIError(app *App, err error) error {
+	var api caddy.APIError
+	switch {
+	case errors.As(err, &api):
+		return api
+	case errors.Is(err, revocation.ErrInvalid):
+		return apiError(http.StatusBadRequest, "%w", err)
+	case errors.Is(err, revocation.ErrNotFound):
+		return apiError(http.StatusNotFound, "%w", err)
+	case errors.Is(err, revocation.ErrNotDurable):
+		app.log.zap.Error("admin request could not be made durable", zap.Error(err))
+		return apiError(http.StatusServiceUnavailable, "the ledger %s cannot be written: the outcome is unknown; a revoke blocks and may not survive a restart, a lift has not happened; see to the disk and repeat the request", app.state.path)
+	case errors.Is(err, revocation.ErrNotReady):
+		return apiError(http.StatusServiceUnavailable, "the ledger %s is not open; see the log for the reason", app.state.path)
+	default:
+		app.log.zap.Error("admin request failed", zap.Error(err))
+		return apiError(http.StatusInternalServerError, "internal error; see the log")
+	}
+}
+
+// maxRequestBody bounds the body of an admin request.
+const maxRequestBody = 1 << 20
+
+// decode reads exactly one JSON object without unknown members.
+func decode(r *http.Request, into any) error {
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxRequestBody+1))
+	if err != nil {
+		return apiError(http.StatusBadRequest, "reading the request: %w", err)
+	}
+	if len(body) > maxRequestBody {
+		return apiError(http.StatusRequestEntityTooLarge, "the request is longer than %d bytes", maxRequestBody)
+	}
+	decoder := json.NewDecoder(strings.NewReader(string(body)))
+	decoder.DisallowUnknownFields()
+	err = decoder.Decode(into)
+	if err != nil {
+		return apiError(http.StatusBadRequest, "the request is not valid: %w", err)
+	}
+	_, err = decoder.Token()
+	if !errors.Is(err, io.EOF) {
+		return apiError(http.StatusBadRequest, "the request is not valid: something follows the JSON object")
+	}
+	return nil
+}
+
+func showRevocation(app *App, r *http.Request) (int, any, error) {
+	found, err := app.state.ledger.Revocation(r.PathValue("id"))
+	return http.StatusOK, found, err
+}
+
+func listRevocations(app *App, r *http.Request) (int, any, error) {
+	query := r.URL.Query()
+	limit, err := limitOf(query.Get("limit"))
+	if err != nil {
+		return 0, nil, err
+	}
+	q := revocation.RevocationQuery{
+		Invoker: query.Get("api_invoker_id"),
+		State:   revocation.State(query.Get("state")),
+		Limit:   limit,
+	}
+	if before := query.Get("before"); before != "" {
+		q.Before, err = strconv.ParseUint(before, 10, 64)
+		if err != nil {
+			return 0, nil, apiError(http.StatusBadRequest, "before %q is not a number: give the next of the page before", before)
+		}
+	}
+	list, next, err := app.state.ledger.Revocations(q)
+	return http.StatusOK, adminapi.RevocationList{Revocations: list, Next: next}, err
+}
+
+func listClaims(app *App, r *http.Request) (int, any, error) {
+	query := r.URL.Query()
+	limit, err := limitOf(query.Get("limit"))
+	if err != nil {
+		return 0, nil, err
+	}
+	q := revocation.ClaimQuery{Invoker: query.Get("api_invoker_id"), Limit: limit}
+	if after := query.Get("after"); after != "" {
+		q.After, err = base64.RawURLEncoding.DecodeString(after)
+		if err != nil {
+			return 0, nil, apiError(http.StatusBadRequest, "after %q is not a cursor: give the next of the page before", after)
+		}
+	}
+	list, next, err := app.state.ledger.Claims(q)
+	return http.StatusOK, adminapi.ClaimList{Claims: list, Next: base64.RawURLEncoding.EncodeToString(next)}, err
+}
+
+const defaultPage = 100
+
+func limitOf(text string) (int, error) {
+	if text == "" {
+		return defaultPage, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > revocation.MaxPage {
+		return 0, apiError(http.StatusBadRequest, "limit %q is not a number from 1 to %d", text, revocation.MaxPage)
+	}
+	return n, nil
+}
+
+func showStatus(app *App, _ *http.Request) (int, any, error) {
+	ledger := app.state.ledger.Stats()
+	cache := app.state.cache.Stats()
+	status := adminapi.Status{
+		AEFID:   app.aefID,
+		AEFIDs:  app.hosted(),
+		Core:    app.core.URL(),
+		Profile: app.core.Profile(),
+		Ledger: adminapi.Ledger{
+			Path: app.state.path, Ready: app.state.ledger.Ready(), Failing: ledger.Failing,
+			DeniedScopes: ledger.DeniedScopes, Pending: ledger.Pending,
+		},
+		Keys:   []adminapi.Keys{},
+		Routes: []adminapi.Route{},
+		Outbox: app.state.outbox.Depth(),
+		Cache:  adminapi.Cache{Dropped: cache.Dropped, Rejected: cache.Rejected, Evicted: cache.Evicted},
+		Alarms: app.state.alarms.List(),
+	}
+	seen := map[string]bool{}
+	for _, source := range app.heldSources() {
+		if seen[source.name] {
+			continue
+		}
+		seen[source.name] = true
+		keys := adminapi.Keys{Source: source.name, Present: source.Keys() != nil, LoadedAt: source.LoadedAt()}
+		if err := source.LastError(); err != nil {
+			keys.Error = err.Error()
+		}
+		status.Keys = append(status.Keys, keys)
+	}
+	for _, r := range app.allRoutes() {
+		status.Routes = append(status.Routes, adminapi.Route{AEFID: r.aefID, APIName: r.apiName, APIIDs: r.apiIDs})
+	}
+	return http.StatusOK, status, nil
+}
+
+var _ caddy.AdminRouter = (*adminAPI)(nil)

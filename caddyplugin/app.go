@@ -1,0 +1,297 @@
+package caddyplugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-capif/aef/internal/coreclient"
+	"github.com/caddy-capif/aef/internal/outbox"
+)
+
+// App is the `capif` app: the identity of this API exposing function (AEF), its
+// CAPIF core function, and the state that all routes share. One app serves one
+// core and one or more aefIds.
+type App struct {
+	// AEFID is the aefId of routes and triggers that name none, as the core
+	// assigned it. Required. Placeholders such as `{env.AEF_ID}` are allowed
+	// in every string of this module.
+	AEFID string `json:"aef_id,omitempty"`
+
+	// Core is the CAPIF core function. Required.
+	Core *Core `json:"core,omitempty"`
+
+	// Token says how access tokens are verified. Its keys are required
+	// unless every route brings its own.
+	Token *Token `json:"token,omitempty"`
+
+	// Ledger is the durable record of what is denied.
+	Ledger *Ledger `json:"ledger,omitempty"`
+
+	// DenyCache is how many tokens the deny cache holds, about 2 KiB each.
+	// It changes speed, never a decision. Default: 100000.
+	DenyCache int64 `json:"deny_cache,omitempty"`
+
+	// TriggerTimeout is how long a trigger waits for the core before it
+	// answers that the revocation is pending. Default: 5s.
+	TriggerTimeout caddy.Duration `json:"trigger_timeout,omitempty"`
+
+	aefID  string
+	state  *state // non-nil: one reference is held
+	core   *coreclient.Core
+	log    loggers
+	token  tokenSettings
+	cancel context.CancelFunc
+
+	mu      sync.Mutex
+	routes  []route
+	sources []*keySource // references held
+	options ledgerOptions
+}
+
+// Core is how the CAPIF core function is reached.
+type Core struct {
+	// URL of the core: `https://host[:port][/prefix]`.
+	URL string `json:"url,omitempty"`
+
+	// Profile is what kind of core it is: `strict` (to the letter of the
+	// standard), `opencapif` or `oran`. Default: strict.
+	Profile string `json:"profile,omitempty"`
+
+	// ClientCertificate and ClientKey are PEM files: the certificate of this
+	// AEF with its chain, and its key. They are read again when they change.
+	ClientCertificate string `json:"client_certificate,omitempty"`
+	ClientKey         string `json:"client_key,omitempty"`
+
+	// TrustedCA are PEM files with the roots that the core's server
+	// certificate must chain to. Default: the system's.
+	TrustedCA []string `json:"trusted_ca,omitempty"`
+
+	// Timeout of one request to the core. Default: 5s.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// RedirectHosts are hosts besides the core's own that a 307 or 308 of
+	// the core may lead to, as `host` or `host:port`.
+	RedirectHosts []string `json:"redirect_hosts,omitempty"`
+
+	// InsecureHTTP allows an http URL: nobody is authenticated then.
+	InsecureHTTP bool `json:"insecure_http,omitempty"`
+}
+
+// Ledger is the durable record of what is denied.
+type Ledger struct {
+	// Path of the file. One ledger serves one running Caddy. Default:
+	// `capif/ledger.db` in Caddy's data directory.
+	Path string `json:"path,omitempty"`
+
+	// MustExist refuses to start when the file does not exist, so that a
+	// lost ledger is noticed before calls pass. Default: false.
+	MustExist bool `json:"must_exist,omitempty"`
+}
+
+type ledgerOptions struct {
+	path      string
+	mustExist bool
+}
+
+// CaddyModule returns the Caddy module information.
+func (*App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "capif", New: func() caddy.Module { return new(App) }}
+}
+
+const defaultTriggerTimeout = 5 * time.Second
+
+// Provision resolves the settings and takes a reference to the shared state. It
+// opens no file for writing and sends nothing, so that `caddy validate` works
+// beside a running server.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.log = newLoggers(ctx)
+	re := newResolver()
+	a.aefID = re.text("aef_id", a.AEFID)
+	a.options = a.ledgerOptions(re)
+	core := a.coreSettings(re)
+	if re.err != nil {
+		return re.err
+	}
+	if a.aefID == "" {
+		return errors.New("capif: aef_id is missing: give the aefId that the core assigned to this AEF")
+	}
+	if a.Core == nil || core.URL == "" {
+		return errors.New("capif: core is missing: give the URL of the CAPIF core function")
+	}
+	if a.DenyCache < 0 {
+		return fmt.Errorf("capif: deny_cache is %d; give a number of tokens of at least 1", a.DenyCache)
+	}
+	if a.TriggerTimeout < 0 {
+		return fmt.Errorf("capif: trigger_timeout is %s; it must not be negative", time.Duration(a.TriggerTimeout))
+	}
+	if a.TriggerTimeout == 0 {
+		a.TriggerTimeout = caddy.Duration(defaultTriggerTimeout)
+	}
+	core.Logger = a.log.slog
+	var err error
+	a.core, err = coreclient.New(core)
+	if err != nil {
+		return fmt.Errorf("capif: core: %w", err)
+	}
+	a.token, err = newTokenSettings(a.Token, core)
+	if err != nil {
+		return fmt.Errorf("capif: %w", err)
+	}
+	a.state, err = acquireState(a.options.path)
+	if err != nil {
+		return fmt.Errorf("capif: %w", err)
+	}
+	err = ctx.GetMetricsRegistry().Register(a.state.metrics)
+	if err != nil {
+		return fmt.Errorf("capif: registering metrics: %w", err)
+	}
+	return nil
+}
+
+func (a *App) ledgerOptions(re *resolver) ledgerOptions {
+	o := ledgerOptions{path: filepath.Join(caddy.AppDataDir(), "capif", "ledger.db")}
+	if a.Ledger == nil {
+		return o
+	}
+	o.mustExist = a.Ledger.MustExist
+	if path := re.text("ledger path", a.Ledger.Path); path != "" {
+		o.path = path
+	}
+	absolute, err := filepath.Abs(o.path)
+	if err != nil {
+		re.err = errors.Join(re.err, fmt.Errorf("capif: ledger path %q: %w", o.path, err))
+		return o
+	}
+	o.path = absolute
+	return o
+}
+
+func (a *App) coreSettings(re *resolver) coreclient.Settings {
+	if a.Core == nil {
+		return coreclient.Settings{}
+	}
+	return coreclient.Settings{
+		URL:            re.text("core url", a.Core.URL),
+		Profile:        re.text("core profile", a.Core.Profile),
+		CertFile:       re.text("client_cert", a.Core.ClientCertificate),
+		KeyFile:        re.text("client_cert key", a.Core.ClientKey),
+		TrustedCAFiles: re.texts("trusted_ca", a.Core.TrustedCA),
+		Timeout:        time.Duration(a.Core.Timeout),
+		RedirectHosts:  re.texts("redirect_hosts", a.Core.RedirectHosts),
+		InsecureHTTP:   a.Core.InsecureHTTP,
+	}
+}
+
+// Start opens the ledger, unless an earlier configuration has it open, and puts
+// this configuration's settings in force.
+func (a *App) Start() error {
+	err := a.state.open(a, &outbox.Settings{Core: a.core, APIs: a.apisOf, Logger: a.log.slog})
+	if err != nil {
+		return fmt.Errorf("capif: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	a.cancel = cancel
+	for _, source := range a.heldSources() {
+		source.start(ctx)
+	}
+	return nil
+}
+
+// Stop ends what belongs to this configuration alone. The shared state stays
+// for the next one.
+func (a *App) Stop() error {
+	if a.cancel != nil {
+		a.cancel()
+	}
+	return nil
+}
+
+// Cleanup releases what Provision took. Settings of a configuration that was
+// rejected after its Start give way to those of the one that stays.
+func (a *App) Cleanup() error {
+	if a.cancel != nil {
+		a.cancel()
+	}
+	var err error
+	if a.state != nil {
+		err = a.state.release(a)
+		a.state = nil
+	}
+	for _, source := range a.heldSources() {
+		err = errors.Join(err, source.release())
+	}
+	a.mu.Lock()
+	a.sources = nil
+	a.mu.Unlock()
+	if a.core != nil {
+		a.core.Close()
+		a.core = nil
+	}
+	return err
+}
+
+// route is what one capif_enforce of this configuration stands for.
+type route struct {
+	aefID   string
+	apiName string
+	apiIDs  []string
+}
+
+func (a *App) addRoute(r route) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.routes = append(a.routes, r)
+}
+
+func (a *App) allRoutes() []route {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.routes)
+}
+
+func (a *App) addSource(s *keySource) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sources = append(a.sources, s)
+}
+
+func (a *App) heldSources() []*keySource {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.sources)
+}
+
+// hosted returns every aefId that is hosted here, the default first.
+func (a *App) hosted() []string {
+	ids := []string{a.aefID}
+	for _, r := range a.allRoutes() {
+		if !slices.Contains(ids, r.aefID) {
+			ids = append(ids, r.aefID)
+		}
+	}
+	return ids
+}
+
+// apisOf returns the apiIds that routes of an aefId stand for; "" means all.
+func (a *App) apisOf(aefID string) []string {
+	var ids []string
+	for _, r := range a.allRoutes() {
+		if aefID == "" || r.aefID == aefID {
+			ids = append(ids, r.apiIDs...)
+		}
+	}
+	return slices.Compact(slices.Sorted(slices.Values(ids)))
+}
+
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

@@ -1,0 +1,242 @@
+package caddyplugin
+
+import (
+	"slices"
+	"strconv"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+)
+
+// parseGlobalOption adapts the global option capif. A second block is an error:
+// one app serves one core.
+func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
+	if existing != nil {
+		return nil, d.Err("capif is already configured: one Caddy serves one CAPIF core function; merge the two blocks")
+	}
+	a := new(App)
+	err := a.UnmarshalCaddyfile(d)
+	if err != nil {
+		return nil, err
+	}
+	return httpcaddyfile.App{Name: "capif", Value: caddyconfig.JSON(a, nil)}, nil
+}
+
+// UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:
+//
+//	capif {
+//		aef_id          <id>
+//		core            <url> {
+//			profile        strict|opencapif|oran
+//			client_cert    <cert_file> <key_file>
+//			trusted_ca     <pem_files...>
+//			timeout        <duration>
+//			redirect_hosts <hosts...>
+//			insecure_http
+//		}
+//		token_keys      jwks <url|file> [{
+//			trusted_ca     <pem_files...>
+//		}]
+//		token_keys      pem <files...>
+//		algorithms      <names...>
+//		leeway          <duration>
+//		invoker_claim   <names...>
+//		ledger          [<path>] [{
+//			must_exist
+//		}]
+//		deny_cache      <tokens>
+//		trigger_timeout <duration>
+//	}
+func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume option name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	once := onlyOnce{}
+	for d.NextBlock(0) {
+		word := d.Val()
+		err := once.check(d, word)
+		if err != nil {
+			return err
+		}
+		switch word {
+		case "aef_id":
+			err = one(d, &a.AEFID)
+		case "core":
+			a.Core = new(Core)
+			err = a.Core.unmarshal(d)
+		case "token_keys", "algorithms", "leeway", "invoker_claim":
+			err = unmarshalToken(d, &a.Token)
+		case "ledger":
+			a.Ledger = new(Ledger)
+			err = a.Ledger.unmarshal(d)
+		case "deny_cache":
+			err = number(d, &a.DenyCache)
+		case "trigger_timeout":
+			err = duration(d, &a.TriggerTimeout)
+		default:
+			err = unrecognized(d, "aef_id", "core", "token_keys", "algorithms", "leeway", "invoker_claim", "ledger", "deny_cache", "trigger_timeout")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Core) unmarshal(d *caddyfile.Dispenser) error {
+	err := one(d, &c.URL)
+	if err != nil {
+		return err
+	}
+	once := onlyOnce{}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		word := d.Val()
+		err := once.check(d, word)
+		if err != nil {
+			return err
+		}
+		switch word {
+		case "profile":
+			err = one(d, &c.Profile)
+			if err == nil && !slices.Contains([]string{"strict", "opencapif", "oran"}, c.Profile) && !hasPlaceholder(c.Profile) {
+				err = d.Errf("unknown profile %q; accepted: strict, opencapif, oran", c.Profile)
+			}
+		case "client_cert":
+			args := d.RemainingArgs()
+			if len(args) != 2 {
+				return d.Errf("client_cert takes a certificate file and a key file, got %d arguments", len(args))
+			}
+			c.ClientCertificate, c.ClientKey = args[0], args[1]
+		case "trusted_ca":
+			err = several(d, &c.TrustedCA)
+		case "timeout":
+			err = duration(d, &c.Timeout)
+		case "redirect_hosts":
+			err = several(d, &c.RedirectHosts)
+		case "insecure_http":
+			c.InsecureHTTP = true
+			err = none(d)
+		default:
+			err = unrecognized(d, "profile", "client_cert", "trusted_ca", "timeout", "redirect_hosts", "insecure_http")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Ledger) unmarshal(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		l.Path = d.Val()
+	}
+	err := none(d)
+	if err != nil {
+		return err
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if d.Val() != "must_exist" {
+			return unrecognized(d, "must_exist")
+		}
+		if l.MustExist {
+			return d.Err("must_exist is already specified")
+		}
+		l.MustExist = true
+		err := none(d)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unmarshalToken reads one of the subdirectives about tokens, which the global
+// option and capif_enforce share.
+func unmarshalToken(d *caddyfile.Dispenser, t **Token) error {
+	if *t == nil {
+		*t = new(Token)
+	}
+	switch d.Val() {
+	case "token_keys":
+		(*t).Keys = new(Keys)
+		return (*t).Keys.unmarshal(d)
+	case "algorithms":
+		return several(d, &(*t).Algorithms)
+	case "leeway":
+		err := duration(d, &(*t).Leeway)
+		if err == nil && (*t).Leeway == 0 {
+			(*t).Leeway = -1 // said in as many words: none
+		}
+		return err
+	default:
+		return several(d, &(*t).InvokerClaims)
+	}
+}
+
+func (k *Keys) unmarshal(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		return d.Err("token_keys needs to know where from; accepted: jwks, pem")
+	}
+	switch d.Val() {
+	case "jwks":
+		err := one(d, &k.JWKS)
+		if err != nil {
+			return err
+		}
+	case "pem":
+		err := several(d, &k.PEM)
+		if err != nil {
+			return err
+		}
+	default:
+		return d.Errf("unknown kind of token_keys %q; accepted: jwks, pem", d.Val())
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if d.Val() != "trusted_ca" || k.JWKS == "" {
+			return unrecognized(d, "trusted_ca (with jwks)")
+		}
+		if k.TrustedCA != nil {
+			return d.Err("trusted_ca is already specified")
+		}
+		err := several(d, &k.TrustedCA)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func number(d *caddyfile.Dispenser, out *int64) error {
+	name := d.Val()
+	var text string
+	err := one(d, &text)
+	if err != nil {
+		return err
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 1 {
+		return d.Errf("%s %q is not a whole number of at least 1", name, text)
+	}
+	*out = n
+	return nil
+}
+
+func duration(d *caddyfile.Dispenser, out *caddy.Duration) error {
+	name := d.Val()
+	var text string
+	err := one(d, &text)
+	if err != nil {
+		return err
+	}
+	value, err := caddy.ParseDuration(text)
+	if err != nil || value < 0 {
+		return d.Errf("%s %q is not a duration such as 5s", name, text)
+	}
+	*out = caddy.Duration(value)
+	return nil
+}
+
+var _ caddyfile.Unmarshaler = (*App)(nil)

@@ -1,0 +1,193 @@
+package caddyplugin
+
+import (
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func parseEnforce(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	e := new(Enforce)
+	return e, e.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	capif_enforce [<matcher>] {
+//		api_id        <ids...>
+//		api_name      <name>
+//		aef_id        <id>
+//		scope         <value>
+//		token_keys    jwks <url|file> | pem <files...>
+//		algorithms    <names...>
+//		leeway        <duration>
+//		invoker_claim <names...>
+//		pass_errors
+//		preflight     pass
+//	}
+func (e *Enforce) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume directive name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	once := onlyOnce{}
+	for d.NextBlock(0) {
+		word := d.Val()
+		var err error
+		if word != "api_id" { // several lines are allowed
+			err = once.check(d, word)
+		}
+		if err != nil {
+			return err
+		}
+		switch word {
+		case "api_id":
+			var ids []string
+			err = several(d, &ids)
+			e.APIIDs = append(e.APIIDs, ids...)
+		case "api_name":
+			err = one(d, &e.APIName)
+		case "aef_id":
+			err = one(d, &e.AEFID)
+		case "scope":
+			err = one(d, &e.Scope)
+		case "token_keys", "algorithms", "leeway", "invoker_claim":
+			err = unmarshalToken(d, &e.Token)
+		case "pass_errors":
+			e.PassErrors = true
+			err = none(d)
+		case "preflight":
+			var what string
+			err = one(d, &what)
+			if err == nil && what != "pass" {
+				err = d.Errf("unknown preflight %q; accepted: pass", what)
+			}
+			e.PassPreflight = true
+		default:
+			err = unrecognized(d, "api_id", "api_name", "aef_id", "scope", "token_keys", "algorithms", "leeway", "invoker_claim", "pass_errors", "preflight")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	switch {
+	case len(e.APIIDs) == 0:
+		return d.Err("capif_enforce needs api_id: the id under which the core knows this API")
+	case e.APIName == "" && e.Scope == "":
+		return d.Err("capif_enforce needs api_name (as it stands in token scopes) or scope (a plain scope value)")
+	case e.APIName != "" && e.Scope != "":
+		return d.Err("capif_enforce takes api_name or scope, not both: a token is matched by one of them")
+	}
+	return nil
+}
+
+func parseCallback(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	c := new(Callback)
+	return c, c.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	capif_callback [<matcher>] {
+//		core_identity san|cn|spki <value>
+//		core_ca       <pem_files...>
+//		events_path   <path>
+//		max_body      <bytes>
+//	}
+func (c *Callback) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume directive name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	once := onlyOnce{}
+	for d.NextBlock(0) {
+		word := d.Val()
+		var err error
+		if word != "core_identity" { // any of several suffices
+			err = once.check(d, word)
+		}
+		if err != nil {
+			return err
+		}
+		switch word {
+		case "core_identity":
+			args := d.RemainingArgs()
+			if len(args) != 2 {
+				return d.Errf("core_identity takes a kind (san, cn or spki) and a value, got %d arguments", len(args))
+			}
+			c.CoreIdentities = append(c.CoreIdentities, CoreIdentity{Kind: args[0], Value: args[1]})
+		case "core_ca":
+			err = several(d, &c.CoreCA)
+		case "events_path":
+			err = one(d, &c.EventsPath)
+		case "max_body":
+			err = number(d, &c.MaxBody)
+		default:
+			err = unrecognized(d, "core_identity", "core_ca", "events_path", "max_body")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if len(c.CoreIdentities) == 0 {
+		return d.Err("capif_callback needs core_identity: without it nothing authenticates the core")
+	}
+	return nil
+}
+
+// onlyOnce refuses a subdirective that stands twice.
+type onlyOnce map[string]bool
+
+func (o onlyOnce) check(d *caddyfile.Dispenser, word string) error {
+	if o[word] {
+		return d.Errf("%s is already specified", word)
+	}
+	o[word] = true
+	return nil
+}
+
+// one reads the one argument that a subdirective takes.
+func one(d *caddyfile.Dispenser, out *string) error {
+	name := d.Val()
+	args := d.RemainingArgs()
+	if len(args) != 1 {
+		return d.Errf("%s takes one argument, got %d", name, len(args))
+	}
+	if args[0] == "" {
+		return d.Errf("%s is empty", name)
+	}
+	*out = args[0]
+	return nil
+}
+
+// several reads one argument or more.
+func several(d *caddyfile.Dispenser, out *[]string) error {
+	name := d.Val()
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.Errf("%s takes at least one argument", name)
+	}
+	*out = args
+	return nil
+}
+
+// none refuses arguments.
+func none(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.Errf("unexpected argument %q", d.Val())
+	}
+	return nil
+}
+
+func unrecognized(d *caddyfile.Dispenser, accepted ...string) error {
+	return d.Errf("unrecognized subdirective %q; accepted: %s", d.Val(), strings.Join(accepted, ", "))
+}
+
+func hasPlaceholder(s string) bool { return strings.Contains(s, "{") }
+
+var (
+	_ caddyfile.Unmarshaler = (*Enforce)(nil)
+	_ caddyfile.Unmarshaler = (*Callback)(nil)
+)

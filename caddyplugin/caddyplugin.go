@@ -1,0 +1,37 @@
+// Package caddyplugin makes Caddy the enforcement point of a 3GPP CAPIF API
+// exposing function (AEF).
+//
+// It registers four modules:
+//
+//	capif                         app: identity, core, ledger (global option)
+//	http.handlers.capif_enforce   decides each call
+//	http.handlers.capif_callback  takes what the core says
+//	admin.api.capif               the trigger and all that operators do
+//
+// State lives in [state], which is shared by the old and the new configuration
+// over a reload; everything else belongs to one configuration. It is the only
+// package of the project that imports Caddy.
+package caddyplugin
+
+import (
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+)
+
+func init() {
+	caddy.RegisterModule(new(App))
+	caddy.RegisterModule(Enforce{})
+	caddy.RegisterModule(Callback{})
+	caddy.RegisterModule(adminAPI{})
+
+	httpcaddyfile.RegisterGlobalOption("capif", parseGlobalOption)
+	httpcaddyfile.RegisterHandlerDirective("capif_enforce", parseEnforce)
+	httpcaddyfile.RegisterHandlerDirective("capif_callback", parseCallback)
+
+	// All places in one spot: a plugin can order itself only beside standard
+	// directives. Enforcement comes after basic_auth, so cheap rate limits go
+	// before it and everything that forwards goes after it. The callback
+	// answers everything it is given, so it stands where respond does.
+	httpcaddyfile.RegisterDirectiveOrder("capif_enforce", httpcaddyfile.After, "basic_auth")
+	httpcaddyfile.RegisterDirectiveOrder("capif_callback", httpcaddyfile.Before, "respond")
+}

@@ -1,0 +1,100 @@
+package caddyplugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddy-capif/aef/corecallback"
+	"github.com/caddy-capif/aef/internal/alarm"
+	"github.com/caddy-capif/aef/internal/revocation"
+	"github.com/caddy-capif/aef/internal/token"
+)
+
+// coreWords turns what the authenticated core says into claims.
+type coreWords struct {
+	app   *App
+	state *state
+}
+
+// Deny sets core claims. An aefId that is not hosted here is refused and
+// nothing stored: a success would let the core believe in a block that does not
+// exist. An apiId that no route stands for is stored and alarmed: a route may
+// come later.
+func (c *coreWords) Deny(ctx context.Context, d corecallback.Deny) error {
+	if d.AEFID != "" && !slices.Contains(c.app.hosted(), d.AEFID) {
+		return corecallback.ErrForeignAEF
+	}
+	deny := revocation.Deny{AEF: d.AEFID, APIs: d.APIIDs, Cause: d.Cause}
+	if !d.Token.IsZero() {
+		t, err := token.Peek(d.Token.Reveal())
+		if err != nil {
+			return corecallback.InvalidParam{Param: corecallback.ParamAccessToken, Reason: err.Error()}
+		}
+		deny.Token = revocation.Digest(t.Digest)
+		if t.Expires > 0 {
+			deny.TokenExpires = time.Unix(t.Expires, 0)
+		}
+	}
+	for _, invoker := range d.Invokers {
+		deny.Invoker = invoker
+		err := c.state.ledger.Deny(ctx, deny)
+		if err != nil {
+			return callbackError(err)
+		}
+		c.app.log.slog.Info("authorization revoked by the core", "api_invoker_id", invoker, "aef_id", d.AEFID,
+			"api_ids", d.APIIDs, "cause", d.Cause, "event", d.Event, "token_digest", deny.Token.String())
+	}
+	c.alarmUnmapped(d.AEFID, d.APIIDs)
+	return nil
+}
+
+func (c *coreWords) alarmUnmapped(aefID string, apiIDs []string) {
+	known := c.app.apisOf(aefID)
+	var unmapped []string
+	for _, id := range apiIDs {
+		if !slices.Contains(known, id) {
+			unmapped = append(unmapped, id)
+		}
+	}
+	if len(unmapped) == 0 {
+		return
+	}
+	c.state.alarms.Raise(c.app.log.slog, alarm.UnmappedAPI,
+		fmt.Sprintf("the core revoked apiId %s, which no capif_enforce stands for: the claim is kept; if the API is served here, add its id as api_id",
+			strings.Join(unmapped[:min(len(unmapped), 5)], ", ")))
+}
+
+// Gone denies all APIs of offboarded API invokers.
+func (c *coreWords) Gone(ctx context.Context, invokers []string) error {
+	return c.Deny(ctx, corecallback.Deny{Invokers: invokers, Event: string(corecallback.EventInvokerOffboarded)})
+}
+
+// Hint makes cached verdicts stale.
+func (c *coreWords) Hint(context.Context, corecallback.Hint) error {
+	c.state.ledger.RaiseEpochs()
+	return nil
+}
+
+// PolicyChanged notes nothing: no policy is enforced.
+func (c *coreWords) PolicyChanged(context.Context, corecallback.Policy) error { return nil }
+
+// ServiceUnavailable notes nothing: routes are served as configured.
+func (c *coreWords) ServiceUnavailable(context.Context, []string) error { return nil }
+
+// callbackError is what the ledger's errors mean to the core.
+func callbackError(err error) error {
+	switch {
+	case errors.Is(err, revocation.ErrInvalid):
+		return corecallback.InvalidParam{Param: "/revokeInfo", Reason: err.Error()}
+	case errors.Is(err, revocation.ErrNotDurable):
+		return fmt.Errorf("%w: %w", corecallback.ErrNotDurable, err)
+	default:
+		return err
+	}
+}
+
+var _ corecallback.Consumer = (*coreWords)(nil)

@@ -1,0 +1,170 @@
+package caddyplugin
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/caddy-capif/aef/internal/enforce"
+	"github.com/caddy-capif/aef/internal/token"
+)
+
+// Enforce is the `capif_enforce` handler. It passes a call on only if its
+// access token is valid, names this route's aefId and API in its scope, and
+// nothing denies the API invoker. It needs the `capif` app.
+//
+// Placeholders: `{http.auth.user.id}` is the API invoker of a call that was
+// passed on; `{http.capif.reason}` is why a call was not.
+type Enforce struct {
+	// AEFID is the aefId that exposes this API. Default: that of the app.
+	AEFID string `json:"aef_id,omitempty"`
+
+	// APIName is the name of the API as it stands in token scopes. Required
+	// unless Scope is set.
+	APIName string `json:"api_name,omitempty"`
+
+	// APIIDs are the ids under which the core knows this API: a revoke names
+	// these, not the name. At least one; a claim on any of them denies.
+	APIIDs []string `json:"api_ids,omitempty"`
+
+	// Scope is a plain scope value that the token must carry, for issuers
+	// whose tokens have no `3gpp#` scope, such as CAMARA's. Default: the
+	// token must carry `3gpp#aefId:apiName`.
+	Scope string `json:"scope,omitempty"`
+
+	// Token replaces settings of the app for this route, one by one.
+	Token *Token `json:"token,omitempty"`
+
+	// PassErrors hands refused calls to `handle_errors` instead of answering
+	// them with a problem document. Default: false.
+	PassErrors bool `json:"pass_errors,omitempty"`
+
+	// PassPreflight passes CORS preflight requests on, which carry no token.
+	// Default: false.
+	PassPreflight bool `json:"pass_preflight,omitempty"`
+
+	decider  *enforce.Decider
+	answers  *answers
+	counters []prometheus.Counter
+	log      *zap.Logger
+}
+
+// CaddyModule returns the Caddy module information.
+func (Enforce) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.capif_enforce", New: func() caddy.Module { return new(Enforce) }}
+}
+
+// appOf returns the capif app of the configuration that ctx belongs to.
+func appOf(ctx caddy.Context, module string) (*App, error) {
+	value, err := ctx.AppIfConfigured("capif")
+	if errors.Is(err, caddy.ErrNotConfigured) {
+		return nil, fmt.Errorf("%s needs the global option capif: add a block `capif { … }` at the top of the Caddyfile (in JSON: apps.capif)", module)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", module, err)
+	}
+	return value.(*App), nil
+}
+
+// Provision resolves the settings and builds the decision.
+func (e *Enforce) Provision(ctx caddy.Context) error {
+	app, err := appOf(ctx, "capif_enforce")
+	if err != nil {
+		return err
+	}
+	e.log = ctx.Logger()
+	re := newResolver()
+	r := enforce.Route{
+		AEFID:      re.text("aef_id", e.AEFID),
+		APIName:    re.text("api_name", e.APIName),
+		APIIDs:     re.texts("api_id", e.APIIDs),
+		PlainScope: re.text("scope", e.Scope),
+	}
+	if re.err != nil {
+		return re.err
+	}
+	if r.AEFID == "" {
+		r.AEFID = app.aefID
+	}
+	settings, err := app.token.with(e.Token)
+	if err != nil {
+		return fmt.Errorf("capif_enforce: %w", err)
+	}
+	source, err := acquireSource(&settings, app.log)
+	if err != nil {
+		return fmt.Errorf("capif_enforce: %w", err)
+	}
+	app.addSource(source) // the app gives it back, also if we fail below
+	verifier, err := token.NewVerifier(settings.verifier, source)
+	if err != nil {
+		return fmt.Errorf("capif_enforce: %w", err)
+	}
+	e.decider, err = enforce.NewDecider(r, verifier, app.state.ledger, app.state.cache)
+	if err != nil {
+		return fmt.Errorf("capif_enforce: %w; give api_id, and api_name or scope", err)
+	}
+	label := r.APIName
+	if label == "" {
+		label = r.PlainScope
+	}
+	e.counters = app.state.metrics.forRoute(label)
+	e.answers = newAnswers(r.AEFID)
+	app.addRoute(route{aefID: r.AEFID, apiName: r.APIName, apiIDs: r.APIIDs})
+	return nil
+}
+
+// ServeHTTP decides the call.
+func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if e.PassPreflight && isPreflight(r) {
+		return next.ServeHTTP(w, r)
+	}
+	raw, reason := enforce.Bearer(r.Header["Authorization"])
+	decision := enforce.Decision{Reason: reason}
+	if reason == enforce.Undecided {
+		decision = e.decider.Decide(r.Context(), raw, time.Now())
+	}
+	e.counters[decision.Reason].Inc()
+	if decision.Reason == enforce.Allowed {
+		replacerOf(r).Set("http.auth.user.id", decision.Entry.User)
+		return next.ServeHTTP(w, r)
+	}
+	return e.refuse(w, r, &decision)
+}
+
+// refuse answers a call that is not passed on. Bad credentials are the caller's
+// affair: they are no error of this server and not logged as one.
+func (e *Enforce) refuse(w http.ResponseWriter, r *http.Request, d *enforce.Decision) error {
+	if c := e.log.Check(zap.DebugLevel, "call refused"); c != nil {
+		fields := []zap.Field{zap.Stringer("reason", d.Reason)}
+		if d.Entry != nil {
+			fields = append(fields, zap.String("api_invoker_id", d.Entry.Invoker))
+		}
+		c.Write(fields...)
+	}
+	replacerOf(r).Set("http.capif.reason", d.Reason.String())
+	if e.PassErrors {
+		a := e.answers.of(d)
+		a.setHeader(w.Header())
+		return caddyhttp.Error(a.status, errors.New(a.detail))
+	}
+	return e.answers.of(d).write(w)
+}
+
+func isPreflight(r *http.Request) bool {
+	return r.Method == http.MethodOptions && r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
+}
+
+func replacerOf(r *http.Request) *caddy.Replacer {
+	return r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+}
+
+var (
+	_ caddy.Provisioner           = (*Enforce)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Enforce)(nil)
+)

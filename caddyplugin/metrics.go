@@ -1,0 +1,110 @@
+package caddyplugin
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-capif/aef/corecallback"
+	"github.com/caddy-capif/aef/internal/alarm"
+	"github.com/caddy-capif/aef/internal/enforce"
+)
+
+// metrics are the figures of one state. They live as long as the state, and
+// every configuration registers them in its own registry, so that a reload
+// neither loses nor freezes them. Label values come from closed sets: reasons,
+// alarms, and the API names of the configuration.
+type metrics struct {
+	state     *state
+	decisions *prometheus.CounterVec
+	messages  *prometheus.CounterVec
+}
+
+var (
+	descDenied = prometheus.NewDesc("capif_denied_scopes",
+		"Scopes (pairs, API invokers, tokens) that a claim denies.", nil, nil)
+	descPending = prometheus.NewDesc("capif_revocations_pending",
+		"Revocations that the core has not decided.", nil, nil)
+	descFailing = prometheus.NewDesc("capif_ledger_failing",
+		"1 while the ledger cannot be written: denies hold in memory only and are answered 503.", nil, nil)
+	descDropped = prometheus.NewDesc("capif_deny_cache_dropped_total",
+		"Verdicts that the deny cache did not take because its buffer was full.", nil, nil)
+	descRejected = prometheus.NewDesc("capif_deny_cache_rejected_total",
+		"Verdicts that the deny cache did not take because others are asked for more.", nil, nil)
+	descEvicted = prometheus.NewDesc("capif_deny_cache_evicted_total",
+		"Verdicts that made room for others.", nil, nil)
+	descAlarm = prometheus.NewDesc("capif_alarm",
+		"1 while the alarm is raised.", []string{"alarm"}, nil)
+)
+
+func newMetrics(s *state) *metrics {
+	return &metrics{
+		state: s,
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "capif_decisions_total",
+			Help: "Calls decided, by API name of the route and reason.",
+		}, []string{"api_name", "reason"}),
+		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "capif_core_messages_total",
+			Help: "Messages that capif_callback received, by how they ended.",
+		}, []string{"outcome"}),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	m.decisions.Describe(ch)
+	m.messages.Describe(ch)
+	for _, d := range []*prometheus.Desc{descDenied, descPending, descFailing, descDropped, descRejected, descEvicted, descAlarm} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	m.decisions.Collect(ch)
+	m.messages.Collect(ch)
+	ledger := m.state.ledger.Stats()
+	cache := m.state.cache.Stats()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	counter := func(d *prometheus.Desc, v uint64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
+	}
+	gauge(descDenied, float64(ledger.DeniedScopes))
+	gauge(descPending, float64(ledger.Pending))
+	gauge(descFailing, truth(ledger.Failing))
+	counter(descDropped, cache.Dropped)
+	counter(descRejected, cache.Rejected)
+	counter(descEvicted, cache.Evicted)
+	raised := map[alarm.Name]bool{}
+	for _, a := range m.state.alarms.List() {
+		raised[a.Name] = true
+	}
+	for _, name := range alarm.Names() {
+		gauge(descAlarm, truth(raised[name]), string(name))
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// forRoute returns the counters of a route by reason, resolved once so that
+// counting a call is one atomic add.
+func (m *metrics) forRoute(apiName string) []prometheus.Counter {
+	reasons := enforce.Reasons()
+	counters := make([]prometheus.Counter, int(reasons[len(reasons)-1])+1)
+	for _, reason := range reasons {
+		counters[reason] = m.decisions.WithLabelValues(apiName, reason.String())
+	}
+	return counters
+}
+
+func (m *metrics) countMessage(o corecallback.Outcome) {
+	m.messages.WithLabelValues(string(o)).Inc()
+}
+
+var _ prometheus.Collector = (*metrics)(nil)

@@ -1,0 +1,142 @@
+package caddyplugin
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-capif/aef/internal/alarm"
+	"github.com/caddy-capif/aef/internal/denycache"
+	"github.com/caddy-capif/aef/internal/outbox"
+	"github.com/caddy-capif/aef/internal/revocation"
+)
+
+// states holds the one state of this process while a configuration uses it,
+// keyed by the absolute path of its ledger.
+var states = caddy.NewUsagePool()
+
+// state is what outlives a reload: the ledger with its index and epochs, the
+// deny cache, the outbox, the alarms, the metrics. It keeps no context and no
+// logger of one configuration: those come with the settings that are in force.
+type state struct {
+	path    string
+	ledger  *revocation.Ledger
+	cache   *denycache.Cache
+	outbox  *outbox.Outbox
+	alarms  *alarm.Set
+	metrics *metrics
+
+	mu      sync.Mutex
+	opened  bool
+	applied []applied // the last one is in force
+}
+
+// applied are the settings of one configuration that was started.
+type applied struct {
+	app      *App
+	settings *outbox.Settings
+}
+
+// acquireState takes a reference to the state of a ledger. It only allocates.
+func acquireState(path string) (*state, error) {
+	other := ""
+	states.Range(func(key, _ any) bool {
+		if key.(string) != path {
+			other = key.(string)
+		}
+		return true
+	})
+	if other != "" {
+		return nil, fmt.Errorf("ledger %s: this process has ledger %s in use, and a reload would leave what it denies behind: stop, move the file, start", path, other)
+	}
+	value, _, err := states.LoadOrNew(path, func() (caddy.Destructor, error) { return newState(path) })
+	if err != nil {
+		return nil, err
+	}
+	return value.(*state), nil
+}
+
+func newState(path string) (*state, error) {
+	cache, err := denycache.New(0)
+	if err != nil {
+		return nil, err
+	}
+	s := &state{path: path, ledger: revocation.NewLedger(path), cache: cache, alarms: new(alarm.Set)}
+	s.outbox = outbox.New(s.ledger, s.alarms)
+	s.metrics = newMetrics(s)
+	return s, nil
+}
+
+// open opens the ledger if it is not open yet and puts the settings in force.
+// If it fails, it has changed nothing that release does not take back.
+func (s *state) open(a *App, settings *outbox.Settings) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.applied = append(s.applied, applied{app: a, settings: settings})
+	if !s.opened {
+		err := s.ledger.Open(revocation.Options{MustExist: a.options.mustExist, Logger: a.log.slog})
+		if err != nil {
+			return err
+		}
+		s.opened = true
+		s.outbox.Apply(settings)
+		err = s.ledger.SetQueue(s.outbox)
+		if err != nil {
+			return err
+		}
+		s.outbox.Start()
+		if s.ledger.Created() {
+			s.alarms.Raise(a.log.slog, alarm.LedgerCreated,
+				fmt.Sprintf("a new ledger was made at %s: if there was one before, claims that the core does not know are lost; restore it, or set must_exist so that this stops the start", s.path))
+		}
+	}
+	s.enforceLast()
+	return nil
+}
+
+// enforceLast puts the settings of the newest configuration in force.
+func (s *state) enforceLast() {
+	if len(s.applied) == 0 {
+		return
+	}
+	last := s.applied[len(s.applied)-1]
+	s.ledger.SetLogger(last.app.log.slog)
+	s.cache.Resize(last.app.DenyCache)
+	s.outbox.Apply(last.settings)
+}
+
+// release takes back what a configuration put in force and drops its reference.
+func (s *state) release(a *App) error {
+	s.mu.Lock()
+	for i := range s.applied {
+		if s.applied[i].app == a {
+			wasLast := i == len(s.applied)-1
+			s.applied = append(s.applied[:i:i], s.applied[i+1:]...)
+			if wasLast && s.opened {
+				s.enforceLast()
+			}
+			break
+		}
+	}
+	s.mu.Unlock()
+	_, err := states.Delete(s.path)
+	return err
+}
+
+// Destruct ends the outbox and closes the ledger when no configuration uses
+// them any more. Calls still in flight go on asking the index in memory. The
+// deny cache is left to the garbage collector: see its package.
+func (s *state) Destruct() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outbox.Stop()
+	err := s.ledger.Close()
+	if err != nil {
+		return errors.Join(errors.New("capif: the ledger did not close cleanly"), err)
+	}
+	return nil
+}
+
+var _ caddy.Destructor = (*state)(nil)

@@ -1,0 +1,165 @@
+package caddyplugin
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddy-capif/aef/internal/adminapi"
+	"github.com/caddy-capif/aef/internal/revocation"
+)
+
+// unseenSteps says what an AEF cannot see of 8.23.3.
+const unseenSteps = "what the core tells the API invoker (step 6) and other AEFs (step 7) cannot be seen from this AEF"
+
+const maxText = 1000
+
+// trigger runs steps 1 to 5 of TS 23.222 8.23.3: block here, ask the core, and
+// say how it stands when the core has decided or the wait is over.
+func trigger(app *App, r *http.Request) (int, any, error) {
+	var asked adminapi.RevocationRequest
+	err := decode(r, &asked)
+	if err != nil {
+		return 0, nil, err
+	}
+	t, err := triggerOf(app, &asked)
+	if err != nil {
+		return 0, nil, err
+	}
+	t.RequestedBy = requestedBy(r)
+	effective, err := app.core.EffectiveScope(t.AEF, t.AllAEFs)
+	if err != nil {
+		return 0, nil, apiError(http.StatusBadRequest, "%w", err)
+	}
+	made, err := app.state.ledger.Trigger(r.Context(), t)
+	if err != nil {
+		return 0, nil, err
+	}
+	app.log.slog.Info("revocation triggered", "api_invoker_id", t.Invoker, "aef_id", t.AEF, "api_ids", t.APIs,
+		"cause", t.Cause, "hold", t.Hold, "requested_by", t.RequestedBy)
+	return app.awaitDecision(r.Context(), made, string(effective))
+}
+
+// awaitDecision waits for the core, at most trigger_timeout.
+func (a *App) awaitDecision(ctx context.Context, made []revocation.Revocation, effective string) (int, any, error) {
+	sequences := make([]uint64, len(made))
+	for i := range made {
+		sequences[i] = made[i].Sequence
+	}
+	wait, cancel := context.WithTimeout(ctx, time.Duration(a.TriggerTimeout))
+	defer cancel()
+	_ = a.state.ledger.WaitDecided(wait, sequences) // what is pending then is said below
+	answer := adminapi.RevocationResponse{EffectiveScope: effective, Note: unseenSteps, Blocked: true}
+	status := http.StatusOK
+	for i := range made {
+		now, err := a.state.ledger.RevocationBySequence(made[i].Sequence)
+		if err != nil {
+			// It is durable; only this look at it failed.
+			now = made[i]
+		}
+		if now.State == revocation.StatePending {
+			status = http.StatusAccepted
+		}
+		answer.Blocked = answer.Blocked && a.blocks(&now)
+		answer.Revocations = append(answer.Revocations, now)
+	}
+	return status, answer, nil
+}
+
+// blocks reports whether claims deny what a revocation is about.
+func (a *App) blocks(r *revocation.Revocation) bool {
+	var apis []string
+	if !r.AllAPIs {
+		apis = []string{r.APIID}
+	}
+	return a.state.ledger.Covering(r.InvokerID, r.AEFID, apis, revocation.Digest{}) == revocation.CoverAuthorization
+}
+
+func triggerOf(app *App, asked *adminapi.RevocationRequest) (revocation.Trigger, error) {
+	t := revocation.Trigger{
+		Invoker: asked.APIInvokerID, AEF: asked.AEFID, APIs: asked.APIIDs, AllAEFs: asked.AllAEFs,
+		Cause: asked.Cause, Reason: asked.Reason, Ticket: asked.Ticket, Hold: asked.Hold == nil || *asked.Hold,
+	}
+	if t.AEF == "" {
+		t.AEF = app.aefID
+	}
+	err := checkTarget(app, asked.APIInvokerID, asked.APIIDs, asked.AllAPIs, t.AEF)
+	if err != nil {
+		return t, err
+	}
+	if asked.Cause == "" {
+		return t, apiError(http.StatusBadRequest, "cause is missing: give OVERLIMIT_USAGE or UNEXPECTED_REASON, or from Release 19 on AUTHORIZATION_ISSUE or OTHER_REASON")
+	}
+	for what, text := range map[string]string{"cause": asked.Cause, "reason": asked.Reason, "ticket": asked.Ticket} {
+		if len(text) > maxText {
+			return t, apiError(http.StatusBadRequest, "%s is longer than %d bytes", what, maxText)
+		}
+	}
+	return t, nil
+}
+
+// checkTarget checks what triggers and lifts have in common.
+func checkTarget(app *App, invoker string, apiIDs []string, allAPIs bool, aefID string) error {
+	switch {
+	case invoker == "":
+		return apiError(http.StatusBadRequest, "api_invoker_id is missing")
+	case allAPIs && len(apiIDs) > 0:
+		return apiError(http.StatusBadRequest, "api_ids and all_apis are both given: give one of them")
+	case !allAPIs && len(apiIDs) == 0:
+		return apiError(http.StatusBadRequest, "api_ids is missing: give 1 to %d apiIds, or all_apis", adminapi.MaxAPIIDs)
+	case len(apiIDs) > adminapi.MaxAPIIDs:
+		return apiError(http.StatusBadRequest, "api_ids has %d entries; at most %d are allowed", len(apiIDs), adminapi.MaxAPIIDs)
+	case slices.Contains(apiIDs, ""):
+		return apiError(http.StatusBadRequest, "api_ids holds an empty entry")
+	case aefID != "" && !slices.Contains(app.hosted(), aefID):
+		return apiError(http.StatusBadRequest, "aef_id %q is not hosted here; hosted: %s", aefID, strings.Join(app.hosted(), ", "))
+	}
+	return nil
+}
+
+// lift allows again what was denied, and says what still denies.
+func lift(app *App, r *http.Request) (int, any, error) {
+	var asked adminapi.LiftRequest
+	err := decode(r, &asked)
+	if err != nil {
+		return 0, nil, err
+	}
+	err = checkTarget(app, asked.APIInvokerID, asked.APIIDs, asked.AllAPIs, asked.AEFID)
+	if err != nil {
+		return 0, nil, err
+	}
+	done, err := app.state.ledger.Lift(r.Context(), revocation.Lift{
+		Invoker: asked.APIInvokerID, AEF: asked.AEFID, APIs: asked.APIIDs,
+	})
+	if err != nil {
+		return 0, nil, err
+	}
+	app.log.slog.Info("claims lifted", "api_invoker_id", asked.APIInvokerID, "aef_id", asked.AEFID, "api_ids", asked.APIIDs,
+		"lifted", len(done.Claims), "cancelled", len(done.Cancelled), "reason", asked.Reason, "ticket", asked.Ticket,
+		"requested_by", requestedBy(r))
+	return http.StatusOK, adminapi.LiftResponse{
+		Lifted: orEmpty(done.Claims), Cancelled: orEmpty(done.Cancelled), StillDenying: orEmpty(done.StillDenying),
+	}, nil
+}
+
+// orEmpty makes an empty list [] in JSON, not null.
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+// requestedBy names who asked: the subject of a client certificate where the
+// admin endpoint has mutual TLS, else the remote address.
+func requestedBy(r *http.Request) string {
+	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+		return "certificate " + r.TLS.PeerCertificates[0].Subject.String()
+	}
+	if r.RemoteAddr == "" || r.RemoteAddr == "@" {
+		return "unix socket"
+	}
+	return "address " + r.RemoteAddr
+}

@@ -1,0 +1,136 @@
+// Package adminapi holds the messages of the admin API, which the server and
+// the command line share. All of them are JSON in snake_case; unknown members
+// of a request are refused.
+package adminapi
+
+import (
+	"time"
+
+	"github.com/caddy-capif/aef/internal/alarm"
+	"github.com/caddy-capif/aef/internal/revocation"
+)
+
+// The paths on Caddy's admin endpoint.
+const (
+	PathRevocations = "/capif/revocations"
+	PathClaims      = "/capif/claims"
+	PathLifts       = "/capif/lifts"
+	PathStatus      = "/capif/status"
+)
+
+// MaxAPIIDs bounds api_ids of one request.
+const MaxAPIIDs = 100
+
+// RevocationRequest triggers the procedure of TS 23.222 8.23.3.
+type RevocationRequest struct {
+	APIInvokerID string `json:"api_invoker_id"`
+	// APIIDs are 1 to 100 apiIds; AllAPIs stands in their place.
+	APIIDs  []string `json:"api_ids,omitempty"`
+	AllAPIs bool     `json:"all_apis,omitempty"`
+	// AEFID defaults to the app's aef_id.
+	AEFID string `json:"aef_id,omitempty"`
+	// Cause is the cause of TS 29.222 8.5.4.2.5: OVERLIMIT_USAGE,
+	// UNEXPECTED_REASON, from Release 19 on also AUTHORIZATION_ISSUE and
+	// OTHER_REASON. Required.
+	Cause string `json:"cause"`
+	// Reason and Ticket are for people; they are recorded, not sent.
+	Reason string `json:"reason,omitempty"`
+	Ticket string `json:"ticket,omitempty"`
+	// AllAEFs is the indication of step 7.
+	AllAEFs *bool `json:"all_aefs,omitempty"`
+	// Hold blocks the invoker here while the core's word is awaited.
+	// Default: true.
+	Hold *bool `json:"hold,omitempty"`
+}
+
+// RevocationResponse answers a trigger.
+type RevocationResponse struct {
+	// Blocked says that no call of what was asked for is passed on here any
+	// more.
+	Blocked bool `json:"blocked"`
+	// EffectiveScope is what the core's profile makes of the request:
+	// this_aef or all_aefs.
+	EffectiveScope string `json:"effective_scope"`
+	// Note says what cannot be seen from here.
+	Note        string                  `json:"note"`
+	Revocations []revocation.Revocation `json:"revocations"`
+}
+
+// LiftRequest allows again what was denied.
+type LiftRequest struct {
+	APIInvokerID string   `json:"api_invoker_id"`
+	APIIDs       []string `json:"api_ids,omitempty"`
+	AllAPIs      bool     `json:"all_apis,omitempty"`
+	// AEFID narrows the lift to claims that name this aefId. Default: every
+	// claim, also those of the core that name no aefId.
+	AEFID  string `json:"aef_id,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	Ticket string `json:"ticket,omitempty"`
+}
+
+// LiftResponse says what a lift did and what it left.
+type LiftResponse struct {
+	Lifted       []revocation.Claim      `json:"lifted"`
+	Cancelled    []revocation.Revocation `json:"cancelled"`
+	StillDenying []revocation.Claim      `json:"still_denying"`
+}
+
+// RevocationList is one page of revocations, newest first.
+type RevocationList struct {
+	Revocations []revocation.Revocation `json:"revocations"`
+	// Next continues the listing, as the query parameter before.
+	Next uint64 `json:"next,omitempty"`
+}
+
+// ClaimList is one page of claims.
+type ClaimList struct {
+	Claims []revocation.Claim `json:"claims"`
+	// Next continues the listing, as the query parameter after.
+	Next string `json:"next,omitempty"`
+}
+
+// Status is the state of the AEF.
+type Status struct {
+	AEFID   string   `json:"aef_id"`
+	AEFIDs  []string `json:"aef_ids"`
+	Core    string   `json:"core"`
+	Profile string   `json:"profile"`
+	Ledger  Ledger   `json:"ledger"`
+	Keys    []Keys   `json:"keys"`
+	Routes  []Route  `json:"routes"`
+	// Outbox is how many revocations wait for the core.
+	Outbox int           `json:"outbox"`
+	Cache  Cache         `json:"deny_cache"`
+	Alarms []alarm.Alarm `json:"alarms"`
+}
+
+// Ledger is the state of the ledger.
+type Ledger struct {
+	Path         string `json:"path"`
+	Ready        bool   `json:"ready"`
+	Failing      bool   `json:"failing"`
+	DeniedScopes int64  `json:"denied_scopes"`
+	Pending      int    `json:"pending_revocations"`
+}
+
+// Keys is the state of one key source.
+type Keys struct {
+	Source   string    `json:"source"`
+	Present  bool      `json:"present"`
+	LoadedAt time.Time `json:"loaded_at,omitzero"`
+	Error    string    `json:"error,omitempty"`
+}
+
+// Route is what one capif_enforce protects.
+type Route struct {
+	AEFID   string   `json:"aef_id"`
+	APIName string   `json:"api_name,omitempty"`
+	APIIDs  []string `json:"api_ids"`
+}
+
+// Cache counts what the deny cache did since the process started.
+type Cache struct {
+	Dropped  uint64 `json:"dropped"`
+	Rejected uint64 `json:"rejected"`
+	Evicted  uint64 `json:"evicted"`
+}

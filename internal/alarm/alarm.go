@@ -1,0 +1,91 @@
+// Package alarm holds the conditions that an operator should look at: raised
+// once, counted while they last, cleared when they end. The set of names is
+// closed: they label metrics.
+package alarm
+
+import (
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Name is a kind of alarm.
+type Name string
+
+const (
+	// LedgerCreated: a new ledger was made; claims that the core does not
+	// know are lost if there was one before.
+	LedgerCreated Name = "ledger_created"
+	// CoreRefusesUs: the core answered 401 or 403 to this AEF.
+	CoreRefusesUs Name = "core_refuses_us"
+	// RevocationUnconfirmed: the core said yes and still lists it.
+	RevocationUnconfirmed Name = "revocation_unconfirmed"
+	// UnmappedAPI: a claim names an apiId that no route stands for.
+	UnmappedAPI Name = "unmapped_api"
+)
+
+// Names returns every alarm there can be.
+func Names() []Name {
+	return []Name{LedgerCreated, CoreRefusesUs, RevocationUnconfirmed, UnmappedAPI}
+}
+
+// Alarm is one that is raised.
+type Alarm struct {
+	Name  Name      `json:"name"`
+	Since time.Time `json:"since"`
+	Last  time.Time `json:"last"`
+	Count int       `json:"count"`
+	// Detail says what was seen last and what to do.
+	Detail string `json:"detail"`
+}
+
+// Set holds the alarms. The zero value is ready; it is safe for concurrent use.
+type Set struct {
+	mu     sync.Mutex
+	raised map[Name]Alarm
+}
+
+// Raise raises an alarm, logging its first occurrence.
+func (s *Set) Raise(logger *slog.Logger, name Name, detail string) {
+	now := time.Now().UTC()
+	s.mu.Lock()
+	a, known := s.raised[name]
+	if !known {
+		a = Alarm{Name: name, Since: now}
+	}
+	a.Last, a.Detail = now, detail
+	a.Count++
+	if s.raised == nil {
+		s.raised = make(map[Name]Alarm)
+	}
+	s.raised[name] = a
+	s.mu.Unlock()
+	if !known {
+		logger.Warn("alarm raised", "alarm", string(name), "detail", detail)
+	}
+}
+
+// Clear ends an alarm.
+func (s *Set) Clear(logger *slog.Logger, name Name) {
+	s.mu.Lock()
+	_, known := s.raised[name]
+	delete(s.raised, name)
+	s.mu.Unlock()
+	if known {
+		logger.Info("alarm cleared", "alarm", string(name))
+	}
+}
+
+// List returns the alarms that are raised, by name.
+func (s *Set) List() []Alarm {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]Alarm, 0, len(s.raised))
+	for _, a := range s.raised {
+		list = append(list, a)
+	}
+	slices.SortFunc(list, func(a, b Alarm) int { return strings.Compare(string(a.Name), string(b.Name)) })
+	return list
+}

@@ -1,0 +1,184 @@
+// Package denycache keeps verdicts about tokens that were seen before, in
+// ristretto.
+//
+// # Guarantees
+//
+// The cache is only a cache. It may drop, delay, reject or evict anything at
+// any time; that costs a new decision and never changes one. What makes a
+// verdict safe to use is not the cache but three checks on every hit:
+//
+//   - the whole token, the route and the key set are equal to those of the
+//     verdict ([Entry.Is]): the 64-bit key authorizes nothing;
+//   - the verdict's epoch is the current one ([Entry.Verdict]): it was read
+//     before the lookups that the verdict rests on, and stands in one word with
+//     the verdict, so the two cannot tear;
+//   - the caller checks exp and nbf.
+//
+// A verdict that is no longer current is refreshed in place by one atomic
+// store ([Entry.Stamp]), never by a second Set, which ristretto may lose.
+//
+// # Life
+//
+// A cache is never closed while a call can be in flight, for ristretto panics
+// then: whoever holds a *Cache may use it, and its goroutines end when nobody
+// holds it any more.
+package denycache
+
+import (
+	"fmt"
+	"hash/maphash"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/dgraph-io/ristretto/v2"
+)
+
+// DefaultTokens is how many tokens a cache holds where nothing is said.
+const DefaultTokens = 100_000
+
+// ID is a fingerprint: of a route's settings or of a key set.
+type ID = [16]byte
+
+// Verdict is a small number that the caller gives meaning to.
+type Verdict uint8
+
+const (
+	verdictBits = 8
+	verdictMask = 1<<verdictBits - 1
+)
+
+// Entry is what is known about one token at one route. All but the verdict is
+// fixed when it is made.
+type Entry struct {
+	Token   string // the whole token, compared on every hit
+	Route   ID
+	KeySet  ID
+	Invoker string
+	User    any // Invoker, boxed once so that handing it on costs nothing
+	Digest  [32]byte
+	Expires int64 // Unix seconds, without leeway
+	// NotBefore is in Unix seconds, without leeway; 0 is none.
+	NotBefore int64
+
+	epoch *atomic.Uint64
+	word  atomic.Uint64 // epoch << 8 | verdict
+}
+
+// Track names the epoch that covers everything a verdict of e rests on. Call
+// it once, before e is shared.
+func (e *Entry) Track(epoch *atomic.Uint64) { e.epoch = epoch }
+
+// Epoch reads the current epoch. Read it before the lookups.
+func (e *Entry) Epoch() uint64 { return e.epoch.Load() }
+
+// Stamp stores a verdict whose lookups began after epoch was read.
+func (e *Entry) Stamp(epoch uint64, v Verdict) {
+	e.word.Store(epoch<<verdictBits | uint64(v))
+}
+
+// Verdict returns the stored verdict and whether it is current.
+func (e *Entry) Verdict() (Verdict, bool) {
+	word := e.word.Load()
+	return Verdict(word & verdictMask), word>>verdictBits == e.epoch.Load()
+}
+
+// Is reports whether e is about exactly this token, route and key set.
+func (e *Entry) Is(token string, route, keySet *ID) bool {
+	return e.Route == *route && e.KeySet == *keySet && e.Token == token
+}
+
+// Stats counts what a cache did with what it was given, since it was made.
+type Stats struct {
+	// Dropped entries never got in: ristretto's buffer was full.
+	Dropped uint64
+	// Rejected entries were less asked for than those they would replace.
+	Rejected uint64
+	// Evicted entries made room for others.
+	Evicted uint64
+}
+
+// Cache is a bounded set of entries. It is safe for concurrent use.
+type Cache struct {
+	store *ristretto.Cache[uint64, *Entry]
+	seed  maphash.Seed
+	count *counters
+}
+
+type counters struct {
+	dropped, rejected, evicted atomic.Uint64
+}
+
+// New makes a cache for at most so many tokens; 0 means [DefaultTokens].
+func New(tokens int64) (*Cache, error) {
+	if tokens == 0 {
+		tokens = DefaultTokens
+	}
+	if tokens < 0 {
+		return nil, fmt.Errorf("deny cache: %d tokens; give a number of at least 1", tokens)
+	}
+	count := &counters{}
+	store, err := ristretto.NewCache(&ristretto.Config[uint64, *Entry]{
+		NumCounters:        10 * tokens,
+		MaxCost:            tokens,
+		BufferItems:        64,
+		IgnoreInternalCost: true,
+		OnEvict:            func(*ristretto.Item[*Entry]) { count.evicted.Add(1) },
+		OnReject:           func(*ristretto.Item[*Entry]) { count.rejected.Add(1) },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("deny cache: %w", err)
+	}
+	c := &Cache{store: store, seed: maphash.MakeSeed(), count: count}
+	runtime.AddCleanup(c, func(store *ristretto.Cache[uint64, *Entry]) { store.Close() }, store)
+	return c, nil
+}
+
+// Resize changes how many tokens the cache holds; 0 means [DefaultTokens].
+func (c *Cache) Resize(tokens int64) {
+	if tokens <= 0 {
+		tokens = DefaultTokens
+	}
+	if c.store.MaxCost() != tokens {
+		c.store.UpdateMaxCost(tokens)
+	}
+	runtime.KeepAlive(c)
+}
+
+// Get returns the entry for exactly this token, route and key set, or nil.
+func (c *Cache) Get(token string, route, keySet *ID) *Entry {
+	e, ok := c.store.Get(c.key(token, route))
+	runtime.KeepAlive(c) // its cleanup closes the store
+	if !ok || e == nil || !e.Is(token, route, keySet) {
+		return nil
+	}
+	return e
+}
+
+// Put offers an entry, which is kept no longer than ttl.
+func (c *Cache) Put(e *Entry, ttl time.Duration) {
+	if ttl <= 0 {
+		return
+	}
+	if !c.store.SetWithTTL(c.key(e.Token, &e.Route), e, 1, ttl) {
+		c.count.dropped.Add(1)
+	}
+	runtime.KeepAlive(c)
+}
+
+// Stats returns the counts.
+func (c *Cache) Stats() Stats {
+	return Stats{
+		Dropped:  c.count.dropped.Load(),
+		Rejected: c.count.rejected.Load(),
+		Evicted:  c.count.evicted.Load(),
+	}
+}
+
+func (c *Cache) key(token string, route *ID) uint64 {
+	h := maphash.String(c.seed, token)
+	for i := range 8 {
+		h ^= uint64(route[i]) << (8 * i)
+	}
+	return h
+}

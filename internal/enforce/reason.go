@@ -1,0 +1,87 @@
+package enforce
+
+import "github.com/caddy-capif/aef/internal/token"
+
+// Reason is the outcome of a decision. The set is closed: it labels metrics.
+type Reason uint8
+
+const (
+	// Undecided is the zero value and never an outcome.
+	Undecided Reason = iota
+	// Allowed passes the call on.
+	Allowed
+	// NoToken: there is no bearer token (RFC 6750 3.1: 401 without a code).
+	NoToken
+	// MalformedRequest: the request itself is wrong (400 invalid_request).
+	MalformedRequest
+	// TokenMalformed, TokenBadSignature, TokenExpired, TokenNotYetValid and
+	// TokenNoInvoker: the token is refused (401 invalid_token).
+	TokenMalformed
+	TokenBadSignature
+	TokenExpired
+	TokenNotYetValid
+	TokenNoInvoker
+	// TokenRevoked: this token is denied, another may pass (401).
+	TokenRevoked
+	// InsufficientScope: the scope does not name this API (403).
+	InsufficientScope
+	// AuthorizationRevoked: a claim denies the API invoker; a new token will
+	// not help (403).
+	AuthorizationRevoked
+	// NotReady: the ledger is not open (503).
+	NotReady
+	// KeysMissing: no key has been loaded yet (503).
+	KeysMissing
+	reasons
+)
+
+var reasonNames = [reasons]string{
+	Undecided:            "undecided",
+	Allowed:              "allowed",
+	NoToken:              "no_token",
+	MalformedRequest:     "malformed_request",
+	TokenMalformed:       "token_malformed",
+	TokenBadSignature:    "token_bad_signature",
+	TokenExpired:         "token_expired",
+	TokenNotYetValid:     "token_not_yet_valid",
+	TokenNoInvoker:       "token_no_invoker",
+	TokenRevoked:         "token_revoked",
+	InsufficientScope:    "insufficient_scope",
+	AuthorizationRevoked: "authorization_revoked",
+	NotReady:             "not_ready",
+	KeysMissing:          "keys_missing",
+}
+
+// String returns the name that stands in metrics, logs and placeholders.
+func (r Reason) String() string {
+	if r >= reasons {
+		return reasonNames[Undecided]
+	}
+	return reasonNames[r]
+}
+
+// Reasons returns every reason that a decision can have.
+func Reasons() []Reason {
+	all := make([]Reason, 0, reasons)
+	for r := Allowed; r < reasons; r++ {
+		all = append(all, r)
+	}
+	return all
+}
+
+func reasonOf(err error) Reason {
+	switch token.KindOf(err) {
+	case token.BadSignature:
+		return TokenBadSignature
+	case token.Expired:
+		return TokenExpired
+	case token.NotYetValid:
+		return TokenNotYetValid
+	case token.NoInvoker:
+		return TokenNoInvoker
+	case token.KeysMissing:
+		return KeysMissing
+	default:
+		return TokenMalformed
+	}
+}

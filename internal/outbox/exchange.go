@@ -1,0 +1,253 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/caddy-capif/aef/internal/alarm"
+	"github.com/caddy-capif/aef/internal/coreclient"
+	"github.com/caddy-capif/aef/internal/revocation"
+)
+
+// maxConfirmed is how often the core may say yes and still list the
+// authorization before that is final.
+const maxConfirmed = 2
+
+// exchange takes one revocation as far as the core's answers carry it. It
+// returns when to try again, or zero if there is nothing left to do.
+func (o *Outbox) exchange(ctx context.Context, sequence uint64) time.Time {
+	s := o.settings.Load()
+	if s == nil {
+		return time.Now().Add(time.Second)
+	}
+	r, err := o.ledger.RevocationBySequence(sequence)
+	if errors.Is(err, revocation.ErrNotFound) {
+		return time.Time{}
+	}
+	if err != nil {
+		return o.ledgerFailed(s, sequence, err)
+	}
+	if r.State != revocation.StatePending {
+		return time.Time{}
+	}
+	x := &exchange{outbox: o, settings: s, ctx: ctx, r: r}
+	err = x.run()
+	switch {
+	case err == nil:
+		return time.Time{}
+	case ctx.Err() != nil:
+		return time.Now() // pending in the ledger; the next start goes on
+	case errors.Is(err, errLifted):
+		return time.Time{}
+	case x.coreErr != nil:
+		return x.postpone()
+	default:
+		return o.ledgerFailed(s, sequence, err)
+	}
+}
+
+// ledgerRetry is how soon an exchange is tried again that the ledger stopped.
+const ledgerRetry = 2 * time.Second
+
+func (o *Outbox) ledgerFailed(s *Settings, sequence uint64, err error) time.Time {
+	s.Logger.Debug("revocation waits for the ledger", "sequence", sequence, "error", err)
+	return time.Now().Add(ledgerRetry)
+}
+
+// errLifted ends an exchange whose revocation is no longer pending.
+var errLifted = errors.New("no longer pending")
+
+// exchange is one run for one revocation.
+type exchange struct {
+	outbox   *Outbox
+	settings *Settings
+	ctx      context.Context //nolint:containedctx // lives as long as one run
+	r        revocation.Revocation
+	// coreErr is the answer that left the revocation pending.
+	coreErr  *coreclient.Error
+	rejected *coreclient.Error
+}
+
+func (x *exchange) run() error {
+	for {
+		listed, err := x.read()
+		if err != nil {
+			return err
+		}
+		if len(listed) == 0 {
+			return x.decideAbsent()
+		}
+		if x.r.Confirmed >= maxConfirmed {
+			return x.decide(revocation.StateUnconfirmed)
+		}
+		err = x.record(revocation.Progress{ListedSent: true})
+		if err != nil {
+			return err
+		}
+		err = x.send(listed)
+		if err != nil {
+			return err
+		}
+		if x.rejected != nil {
+			return x.decide(revocation.StateRejected)
+		}
+	}
+}
+
+// read returns the apiIds that this revocation concerns and that the context
+// of the invoker lists. A 404 in the core's own words lists nothing.
+func (x *exchange) read() ([]string, error) {
+	answer, err := x.settings.Core.Context(x.ctx, x.r.InvokerID)
+	if err == nil {
+		return x.concerned(answer), nil
+	}
+	e := asCoreError("read_context", err)
+	if e.Class() == coreclient.NotFound && e.InCoreShape {
+		return nil, nil
+	}
+	x.coreErr = e
+	return nil, err
+}
+
+func (x *exchange) concerned(c coreclient.Context) []string {
+	if !x.r.AllAPIs {
+		if c.Lists(x.r.AEFID, x.r.APIID) {
+			return []string{x.r.APIID}
+		}
+		return nil
+	}
+	var apis []string
+	for _, entry := range c.Entries {
+		if entry.AEFID != "" && entry.AEFID != x.r.AEFID {
+			continue
+		}
+		if entry.APIID == "" {
+			// The entry covers every API: ask for those that are served here.
+			apis = append(apis, x.settings.APIs(x.r.AEFID)...)
+			continue
+		}
+		apis = append(apis, entry.APIID)
+	}
+	return slices.Compact(slices.Sorted(slices.Values(apis)))
+}
+
+// send asks for each API in a request of its own: the one form that is exact
+// and can be repeated with every core that is known.
+func (x *exchange) send(apis []string) error {
+	for _, api := range apis {
+		if !x.outbox.ledger.IsPending(x.r.Sequence) {
+			return errLifted
+		}
+		err := x.settings.Core.Revoke(x.ctx, coreclient.RevokeRequest{
+			Invoker: x.r.InvokerID, AEFID: x.r.AEFID, APIID: api, Cause: x.r.Cause, AllAEFs: x.r.AllAEFs,
+		})
+		if err == nil {
+			continue
+		}
+		e := asCoreError("revoke", err)
+		switch e.Class() {
+		case coreclient.NotFound: // nothing left to revoke; the read tells
+		case coreclient.BadRequest:
+			x.rejected = e
+			return nil
+		default:
+			x.coreErr = e
+			return err
+		}
+	}
+	return x.record(revocation.Progress{Confirmed: true, Answer: &revocation.Answer{
+		At: time.Now().UTC(), Operation: "revoke", Status: 204, Detail: fmt.Sprintf("%d requests accepted", len(apis)),
+	}})
+}
+
+func (x *exchange) decideAbsent() error {
+	if x.r.Listed && x.r.Sent {
+		return x.decide(revocation.StateRevoked)
+	}
+	return x.decide(revocation.StateNoAuthorizationFound)
+}
+
+func (x *exchange) decide(state revocation.State) error {
+	p := revocation.Progress{State: state}
+	if x.rejected != nil {
+		p.Answer = answerOf(x.rejected)
+	}
+	err := x.record(p)
+	if err != nil {
+		return err
+	}
+	log := x.settings.Logger
+	args := []any{
+		"revocation", x.r.ID, "api_invoker_id", x.r.InvokerID, "aef_id", x.r.AEFID, "api_id", x.r.APIID,
+		"state", string(state),
+	}
+	log.Info("revocation decided", args...)
+	switch state {
+	case revocation.StateUnconfirmed:
+		x.outbox.alarms.Raise(log, alarm.RevocationUnconfirmed,
+			fmt.Sprintf("the core accepted revocation %s and still lists the authorization; calls here stay blocked, other AEFs may let the API invoker in: see to it at the core", x.r.ID))
+	case revocation.StateRevoked, revocation.StateNoAuthorizationFound:
+		x.outbox.alarms.Clear(log, alarm.CoreRefusesUs)
+	default:
+	}
+	return nil
+}
+
+// record notes progress; the revocation may have been lifted meanwhile.
+func (x *exchange) record(p revocation.Progress) error {
+	deciding := p.State != ""
+	after, err := x.outbox.ledger.Record(x.ctx, x.r.Sequence, p)
+	if err != nil {
+		return err
+	}
+	x.r = after
+	if after.State != revocation.StatePending && (!deciding || after.State != p.State) {
+		return errLifted
+	}
+	return nil
+}
+
+// postpone records the answer that decided nothing and says when to go on.
+func (x *exchange) postpone() time.Time {
+	delay := backoffDelay(x.r.Attempts, x.coreErr.RetryAfter)
+	next := time.Now().Add(delay)
+	err := x.record(revocation.Progress{NextAttempt: next, Answer: answerOf(x.coreErr)})
+	log := x.settings.Logger
+	if x.coreErr.Class() == coreclient.Refused {
+		x.outbox.alarms.Raise(log, alarm.CoreRefusesUs,
+			fmt.Sprintf("the core answered %d to this AEF's %s; check the client certificate and the AEF's registration at the core", x.coreErr.Status, x.coreErr.Op))
+	}
+	switch {
+	case errors.Is(err, errLifted):
+		return time.Time{}
+	case err != nil:
+		return x.outbox.ledgerFailed(x.settings, x.r.Sequence, err)
+	}
+	level := slog.LevelDebug
+	if x.r.Attempts == 1 {
+		level = slog.LevelWarn // one line for the change of state, not for each try
+	}
+	log.Log(x.ctx, level, "revocation pending, core did not decide",
+		"revocation", x.r.ID, "attempts", x.r.Attempts, "status", x.coreErr.Status, "next_attempt", next.UTC())
+	return next
+}
+
+func asCoreError(op string, err error) *coreclient.Error {
+	var e *coreclient.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &coreclient.Error{Op: op, Err: err}
+}
+
+func answerOf(e *coreclient.Error) *revocation.Answer {
+	detail := e.Reason
+	if e.Status == 0 {
+		detail = "no answer"
+	}
+	return &revocation.Answer{At: time.Now().UTC(), Operation: e.Op, Status: e.Status, Detail: detail}
+}

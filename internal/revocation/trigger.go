@@ -1,0 +1,277 @@
+package revocation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Trigger asks for a revocation at the core, and by default for a block here
+// at once (TS 23.222 8.23.3 step 1).
+type Trigger struct {
+	Invoker string
+	AEF     string
+	// APIs are apiIds, one revocation each; empty means one revocation of
+	// all APIs.
+	APIs []string
+	// AllAEFs is the indication of step 7; nil leaves it to the profile.
+	AllAEFs *bool
+	Cause   string
+	Reason  string
+	Ticket  string
+	// RequestedBy is who asked.
+	RequestedBy string
+	// Hold blocks the invoker here while the core's word is awaited.
+	Hold bool
+}
+
+// Trigger records a revocation for each API and, with hold, an aef claim each.
+// One that is equal to a revocation still pending answers with that one. When
+// Trigger returns nil, all of it is durable and, with hold, no call that starts
+// afterwards passes. Errors wrap [ErrInvalid], [ErrNotReady] or
+// [ErrNotDurable].
+func (l *Ledger) Trigger(ctx context.Context, t Trigger) ([]Revocation, error) {
+	apis, err := checkAPIs(t.APIs)
+	if err != nil {
+		return nil, err
+	}
+	err = checkID("aef_id", t.AEF)
+	if err != nil {
+		return nil, err
+	}
+	for what, text := range map[string]string{"cause": t.Cause, "reason": t.Reason, "ticket": t.Ticket, "requested_by": t.RequestedBy} {
+		err := checkText(what, text)
+		if err != nil {
+			return nil, err
+		}
+	}
+	o := &op{width: len(apis)}
+	scopes := make([]Scope, len(apis))
+	for i, api := range apis {
+		scopes[i] = Scope{Invoker: t.Invoker, AEF: t.AEF, API: api}
+		err := scopes[i].check()
+		if err != nil {
+			return nil, err
+		}
+		o.key += string(appendScope(nil, &scopes[i]))
+	}
+	o.key = fmt.Sprintf("trigger|%s|%t|%v|%q|%q|%q", o.key, t.Hold, boolWord(t.AllAEFs), t.Cause, t.Reason, t.Ticket)
+	if t.Hold {
+		o.denies = scopes
+	}
+	var made []Revocation
+	o.apply = func(tx *txn) error {
+		made = make([]Revocation, 0, len(scopes))
+		for i := range scopes {
+			r, err := tx.trigger(&t, &scopes[i], tx.op.first+uint64(i))
+			if err != nil {
+				return err
+			}
+			made = append(made, r)
+		}
+		return nil
+	}
+	err = l.submit(ctx, o)
+	if err != nil {
+		return nil, err // made belongs to the writer: a kept deny runs again
+	}
+	return made, nil
+}
+
+func boolWord(b *bool) string {
+	if b == nil {
+		return "-"
+	}
+	return strconv.FormatBool(*b)
+}
+
+func (t *txn) trigger(asked *Trigger, s *Scope, sequence uint64) (Revocation, error) {
+	pending, err := t.pendingOf(s)
+	if err != nil {
+		return Revocation{}, err
+	}
+	for _, r := range pending {
+		if !r.sameRequest(asked) {
+			continue
+		}
+		if asked.Hold && !r.Hold {
+			r.Hold = true
+			t.putRevocation(&r)
+			t.putAEFClaim(&r, sequence)
+		}
+		return r, nil
+	}
+	r := Revocation{
+		ID: t.ledger.revocationID(sequence), Sequence: sequence,
+		InvokerID: s.Invoker, AEFID: s.AEF, APIID: s.API, AllAPIs: s.API == "",
+		AllAEFs: asked.AllAEFs, Cause: asked.Cause, Reason: asked.Reason, Ticket: asked.Ticket,
+		RequestedBy: asked.RequestedBy, Hold: asked.Hold,
+		State: StatePending, CreatedAt: t.at,
+	}
+	t.putRevocation(&r)
+	t.put(bucketPending, pendingKey(s, sequence), nil)
+	t.pending = append(t.pending, pendingChange{
+		ref: PendingRef{Sequence: sequence, Invoker: s.Invoker, Due: t.at}, pending: true,
+	})
+	if asked.Hold {
+		t.putAEFClaim(&r, sequence)
+	}
+	return r, nil
+}
+
+func (t *txn) putAEFClaim(r *Revocation, sequence uint64) {
+	t.putClaim(&Claim{
+		Scope: r.scope(), Origin: OriginAEF, Revocation: r.ID, revocationSeq: r.Sequence,
+		Cause: r.Cause, SetAt: t.at,
+	}, sequence)
+}
+
+// pendingOf returns the pending revocations of exactly this scope.
+func (t *txn) pendingOf(s *Scope) ([]Revocation, error) {
+	var found []Revocation
+	prefix := appendScope(nil, s)
+	for key := range scan(t.tx.Bucket(bucketPending).Cursor(), prefix) {
+		sequence, _, err := readPendingKey(key)
+		if err != nil {
+			return nil, err
+		}
+		r, err := t.revocation(sequence)
+		if err != nil {
+			return nil, listedButGone(err)
+		}
+		found = append(found, r)
+	}
+	return found, nil
+}
+
+// listedButGone: a pending revocation without its record is damage, not a
+// question about something unknown.
+func listedButGone(err error) error {
+	if errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("%w: a pending revocation is missing", errDamaged)
+	}
+	return err
+}
+
+// end takes a revocation off the pending list.
+func (t *txn) end(r *Revocation, state State) {
+	r.State, r.DecidedAt, r.NextAttempt = state, t.at, time.Time{}
+	s := r.scope()
+	t.delete(bucketPending, pendingKey(&s, r.Sequence))
+	t.pending = append(t.pending, pendingChange{ref: PendingRef{Sequence: r.Sequence, Invoker: r.InvokerID}})
+}
+
+func (t *txn) putRevocation(r *Revocation) {
+	t.putRecord(bucketRevocations, sequenceKey(r.Sequence), r.Sequence, r)
+}
+
+func (t *txn) revocation(sequence uint64) (Revocation, error) {
+	return readRevocation(t.tx, sequence)
+}
+
+// Progress is what an exchange with the core brought.
+type Progress struct {
+	// Answer, if set, is recorded whatever the state.
+	Answer *Answer
+	// ListedSent marks, before a request leaves, that the core listed the
+	// authorization and that the request may reach it.
+	ListedSent bool
+	// Confirmed says that the core answered a request with 2xx.
+	Confirmed bool
+	// NextAttempt, if set, ends the exchange without a decision.
+	NextAttempt time.Time
+	// State, if set, is the decision.
+	State State
+}
+
+// Record notes the progress of a revocation. One that is no longer pending
+// takes the answer and nothing else; the returned record tells. Without hold,
+// a decision other than rejected sets the claim, blocking before it is durable.
+func (l *Ledger) Record(ctx context.Context, sequence uint64, p Progress) (Revocation, error) {
+	switch p.State {
+	case "", StatePending, StateRevoked, StateUnconfirmed, StateNoAuthorizationFound, StateRejected:
+	default:
+		return Revocation{}, fmt.Errorf("%w: %q is no decision of the core", ErrInvalid, p.State)
+	}
+	o := &op{width: 1}
+	var after Revocation
+	o.apply = func(t *txn) error {
+		r, err := t.revocation(sequence)
+		if err != nil {
+			return err
+		}
+		if p.Answer != nil {
+			r.Answers = append(r.Answers, *p.Answer)
+			r.Answers = r.Answers[max(0, len(r.Answers)-maxAnswers):]
+		}
+		if r.State == StatePending {
+			t.progress(&r, &p, o.first)
+		}
+		t.putRevocation(&r)
+		after = r
+		return nil
+	}
+	err := l.submit(ctx, o)
+	if err != nil {
+		return Revocation{}, err
+	}
+	return after, nil
+}
+
+func (t *txn) progress(r *Revocation, p *Progress, sequence uint64) {
+	if p.ListedSent {
+		r.Listed, r.Sent = true, true
+	}
+	if p.Confirmed {
+		r.Confirmed++
+	}
+	if !p.NextAttempt.IsZero() {
+		r.Attempts++
+		r.NextAttempt = p.NextAttempt.UTC()
+	}
+	if p.State == "" || p.State == StatePending {
+		return
+	}
+	if !r.Hold && p.State != StateRejected {
+		s := r.scope()
+		t.ledger.block(&s, sequence)
+		t.putAEFClaim(r, sequence)
+	}
+	t.end(r, p.State)
+}
+
+// revocationID names a revocation so that it is unique over ledgers: a lost
+// ledger's ids are not given out again.
+func (l *Ledger) revocationID(sequence uint64) string {
+	return fmt.Sprintf("rv-%s-%d", l.tag, sequence)
+}
+
+func (l *Ledger) parseRevocationID(id string) (uint64, error) {
+	rest, ok := strings.CutPrefix(id, "rv-"+l.tag+"-")
+	if !ok {
+		return 0, fmt.Errorf("%w: no revocation %q", ErrNotFound, id)
+	}
+	sequence, err := strconv.ParseUint(rest, 10, 64)
+	if err != nil || strconv.FormatUint(sequence, 10) != rest {
+		return 0, fmt.Errorf("%w: no revocation %q", ErrNotFound, id)
+	}
+	return sequence, nil
+}
+
+// sortBySequence orders revocations as they were asked for.
+func sortBySequence(list []Revocation) {
+	slices.SortFunc(list, func(a, b Revocation) int {
+		switch {
+		case a.Sequence < b.Sequence:
+			return -1
+		case a.Sequence > b.Sequence:
+			return 1
+		default:
+			return 0
+		}
+	})
+}
