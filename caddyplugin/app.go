@@ -43,7 +43,8 @@ type App struct {
 	TriggerTimeout caddy.Duration `json:"trigger_timeout,omitempty"`
 
 	aefID  string
-	state  *state // non-nil: one reference is held
+	state  *state
+	held   bool // a reference to state is held
 	core   *coreclient.Core
 	log    loggers
 	token  tokenSettings
@@ -148,6 +149,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("capif: %w", err)
 	}
+	a.held = true
 	err = ctx.GetMetricsRegistry().Register(a.state.metrics)
 	if err != nil {
 		return fmt.Errorf("capif: registering metrics: %w", err)
@@ -213,16 +215,17 @@ func (a *App) Stop() error {
 	return nil
 }
 
-// Cleanup releases what Provision took. Settings of a configuration that was
+// Cleanup releases what Provision took, and nothing that a request still in
+// flight may look at. Settings of a configuration that was
 // rejected after its Start give way to those of the one that stays.
 func (a *App) Cleanup() error {
 	if a.cancel != nil {
 		a.cancel()
 	}
 	var err error
-	if a.state != nil {
+	if a.held {
+		a.held = false
 		err = a.state.release(a)
-		a.state = nil
 	}
 	for _, source := range a.heldSources() {
 		err = errors.Join(err, source.release())
@@ -232,7 +235,6 @@ func (a *App) Cleanup() error {
 	a.mu.Unlock()
 	if a.core != nil {
 		a.core.Close()
-		a.core = nil
 	}
 	return err
 }
@@ -242,6 +244,8 @@ type route struct {
 	aefID   string
 	apiName string
 	apiIDs  []string
+	// invokerClaims are the claims in which its tokens name the API invoker.
+	invokerClaims []string
 }
 
 func (a *App) addRoute(r route) {
@@ -277,6 +281,21 @@ func (a *App) hosted() []string {
 		}
 	}
 	return ids
+}
+
+// invokerClaims returns, for each way in which routes read the API invoker out of
+// a token, the names of the claims.
+func (a *App) invokerClaims() [][]string {
+	var sets [][]string
+	for _, r := range a.allRoutes() {
+		if !slices.ContainsFunc(sets, func(set []string) bool { return slices.Equal(set, r.invokerClaims) }) {
+			sets = append(sets, r.invokerClaims)
+		}
+	}
+	if len(sets) == 0 {
+		sets = append(sets, nil)
+	}
+	return sets
 }
 
 // apisOf returns the apiIds that routes of an aefId stand for; "" means all.

@@ -30,13 +30,9 @@ func (c *coreWords) Deny(ctx context.Context, d corecallback.Deny) error {
 	}
 	deny := revocation.Deny{AEF: d.AEFID, APIs: d.APIIDs, Cause: d.Cause}
 	if !d.Token.IsZero() {
-		t, err := token.Peek(d.Token.Reveal())
+		err := c.narrow(&deny, d.Token.Reveal(), d.Invokers)
 		if err != nil {
-			return corecallback.InvalidParam{Param: corecallback.ParamAccessToken, Reason: err.Error()}
-		}
-		deny.Token = revocation.Digest(t.Digest)
-		if t.Expires > 0 {
-			deny.TokenExpires = time.Unix(t.Expires, 0)
+			return err
 		}
 	}
 	for _, invoker := range d.Invokers {
@@ -49,6 +45,32 @@ func (c *coreWords) Deny(ctx context.Context, d corecallback.Deny) error {
 			"api_ids", d.APIIDs, "cause", d.Cause, "event", d.Event, "token_digest", deny.Token.String())
 	}
 	c.alarmUnmapped(d.AEFID, d.APIIDs)
+	return nil
+}
+
+// narrow keeps a deny to one token (Release 19). A token that has no readable
+// form is refused: denying more or less than the core meant would both be wrong.
+// So is one of another API invoker, by the claims of any route.
+func (c *coreWords) narrow(deny *revocation.Deny, raw string, invokers []string) error {
+	refuse := func(reason string) error {
+		return corecallback.InvalidParam{Param: corecallback.ParamAccessToken, Reason: reason}
+	}
+	named, fits := false, false
+	for _, claims := range c.app.invokerClaims() {
+		t, err := token.Peek(raw, claims...)
+		if err != nil {
+			return refuse(err.Error())
+		}
+		deny.Token = revocation.Digest(t.Digest)
+		if t.Expires > 0 {
+			deny.TokenExpires = time.Unix(t.Expires, 0)
+		}
+		named = named || t.Invoker != ""
+		fits = fits || slices.Contains(invokers, t.Invoker)
+	}
+	if named && !fits {
+		return refuse("the token belongs to another API invoker")
+	}
 	return nil
 }
 

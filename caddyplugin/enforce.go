@@ -115,7 +115,7 @@ func (e *Enforce) Provision(ctx caddy.Context) error {
 	}
 	e.counters = app.state.metrics.forRoute(label)
 	e.answers = newAnswers(r.AEFID)
-	app.addRoute(route{aefID: r.AEFID, apiName: r.APIName, apiIDs: r.APIIDs})
+	app.addRoute(route{aefID: r.AEFID, apiName: r.APIName, apiIDs: r.APIIDs, invokerClaims: verifier.InvokerClaims()})
 	return nil
 }
 

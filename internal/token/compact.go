@@ -40,18 +40,29 @@ type Unverified struct {
 	// is never accepted. Whoever made the token chose it; it is at most the end
 	// of the year 9999.
 	Expires int64
+	// Invoker is the API invoker that the claims name, "" if none or several.
+	Invoker string
 }
 
 // Peek reads a token without checking its signature; errors as DigestOf.
-func Peek(raw string) (Unverified, error) {
+// invokerClaims are those of Settings.InvokerClaims; without any, Invoker stays
+// empty.
+func Peek(raw string, invokerClaims ...string) (Unverified, error) {
 	c, err := parseCompact(raw)
 	if err != nil {
 		return Unverified{}, err
 	}
 	u := Unverified{Digest: c.digest()}
-	claims := claimReader{}
-	if claims.read(c.payload) == nil && claims.hasExp {
+	claims := claimReader{invokerClaims: invokerClaims, invokers: make([]string, len(invokerClaims))}
+	if claims.read(c.payload) != nil {
+		return u, nil
+	}
+	if claims.hasExp {
 		u.Expires = claims.exp
+	}
+	invoker, err := claims.invoker()
+	if err == nil {
+		u.Invoker = invoker
 	}
 	return u, nil
 }

@@ -126,6 +126,9 @@ func (v *Verifier) computeFingerprint() [16]byte {
 	return [16]byte(sum.Sum(nil)[:16])
 }
 
+// InvokerClaims returns the names of the claims that hold the API invoker id.
+func (v *Verifier) InvokerClaims() []string { return slices.Clone(v.invokerClaims) }
+
 // Fingerprint identifies the settings that decide a verification, not the keys:
 // equal for verifiers that judge every token alike under equal keys.
 func (v *Verifier) Fingerprint() [16]byte { return v.fingerprint }
