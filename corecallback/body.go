@@ -14,7 +14,8 @@ import (
 const maxDrain = 1 << 20
 
 // limitReading gives the request readTimeout for its body. A server that is
-// stricter stays so; one that cannot set deadlines keeps its own.
+// stricter stays so; one that cannot set deadlines keeps its own. net/http drops
+// the deadline when the body has ended, so it does not run against a Consumer.
 func (h *Handler) limitReading(w http.ResponseWriter, r *http.Request) {
 	server, isServer := r.Context().Value(http.ServerContextKey).(*http.Server)
 	if isServer && server.ReadTimeout > 0 && server.ReadTimeout < h.readTimeout {
@@ -41,9 +42,6 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, erro
 	case err != nil:
 		return nil, problemError(refusal(http.StatusBadRequest, "the body could not be read"))
 	}
-	// The deadline was for the body. Left standing, it would end the connection
-	// under a Consumer that takes its time.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	return body, nil
 }
 

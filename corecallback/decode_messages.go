@@ -177,7 +177,7 @@ func (r *reader) policy(raw json.RawMessage, at string) APIInvokerPolicy {
 	return p
 }
 
-// isTest reports whether o is a TestNotification (TS 29.122 5.2.1.2.9): it
+// isTest reports whether o is a TestNotification (TS 29.122): it
 // names a subscription and no event.
 func isTest(o object) bool {
 	var r reader

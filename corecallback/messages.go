@@ -16,7 +16,7 @@ type SecurityNotification struct {
 }
 
 // CheckAuthenticationReq asks whether the AEF can authenticate an API invoker
-// (TS 29.222 9.1.4.2.2).
+// (TS 29.222 6.2.2.2).
 type CheckAuthenticationReq struct {
 	APIInvokerID      string   // required
 	SupportedFeatures Features // required
@@ -38,7 +38,7 @@ type EventDetail struct {
 }
 
 // AccessControlPolicyList holds the policies of one service API, as an event
-// carries them (TS 29.222 8.3.4.2.6).
+// carries them (AccessControlPolicyListExt of the CAPIF_Events_API).
 type AccessControlPolicyList struct {
 	APIID    string // required
 	Policies []APIInvokerPolicy
@@ -60,7 +60,7 @@ type TimeRange struct {
 	Stop  string // the prose of the standard calls it endTime; both names are read
 }
 
-// Events that an AEF acts on (TS 29.222 8.3.4.3.3).
+// Events that an AEF acts on (CAPIFEvent of the CAPIF_Events_API).
 const (
 	EventInvokerAuthorizationRevoked = "API_INVOKER_AUTHORIZATION_REVOKED"
 	EventInvokerOffboarded           = "API_INVOKER_OFFBOARDED"
@@ -70,7 +70,7 @@ const (
 	EventServiceAPIUnavailable       = "SERVICE_API_UNAVAILABLE"
 )
 
-// Causes of a revocation (TS 29.222 8.5.4.3.5). The list is open: a core may
+// Causes of a revocation (Cause of the CAPIF_Security_API). The list is open: a core may
 // send others.
 const (
 	CauseOverlimitUsage     = "OVERLIMIT_USAGE"
@@ -84,7 +84,7 @@ const (
 const ParamAccessToken = "/revokeInfo/accessToken"
 
 // Features is a hexadecimal mask; its last digit holds features 1 to 4
-// (TS 29.571 5.2.2, SupportedFeatures).
+// (SupportedFeatures of TS 29.571).
 type Features string
 
 // FeatureExt1 is feature 1 of the AEF_Security_API, CAPIF_Ext1: a revocation

@@ -10,7 +10,7 @@ import (
 )
 
 // InvalidParam names one member of a message that is refused, and why
-// (TS 29.122 5.2.1.2.13). As an error of a [Consumer] it becomes a 400, and both
+// (InvalidParam of TS 29.122). As an error of a [Consumer] it becomes a 400, and both
 // texts are sent to the core.
 type InvalidParam struct {
 	Param  string `json:"param"`            // JSON pointer, as in "/revokeInfo/apiIds"
@@ -32,7 +32,7 @@ func (p InvalidParams) Error() string {
 	return strings.Join(texts, "; ")
 }
 
-// Problem is the document of every refusal (RFC 9457, TS 29.122 5.2.1.2.12),
+// Problem is the document of every refusal (RFC 9457, ProblemDetails of TS 29.122),
 // sent as application/problem+json.
 type Problem struct {
 	Type          string        `json:"type"`

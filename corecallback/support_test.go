@@ -165,6 +165,7 @@ type setup struct {
 	outcomes map[Outcome]int
 	seen     int // client certificates in the last request
 	resumed  bool
+	after    error // of the request's context, when the handler had answered
 }
 
 type lockedBuffer struct {
@@ -223,6 +224,9 @@ func (s *setup) start(t testing.TB, clientAuth tls.ClientAuthType, clientCAs *x5
 		s.seen, s.resumed = len(r.TLS.PeerCertificates), r.TLS.DidResume
 		s.mu.Unlock()
 		s.handler.ServeHTTP(w, r)
+		s.mu.Lock()
+		s.after = r.Context().Err()
+		s.mu.Unlock()
 	}))
 	s.server.TLS = &tls.Config{ClientAuth: clientAuth, ClientCAs: clientCAs}
 	s.server.StartTLS()

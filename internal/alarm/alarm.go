@@ -24,11 +24,16 @@ const (
 	RevocationUnconfirmed Name = "revocation_unconfirmed"
 	// UnmappedAPI: a claim names an apiId that no route stands for.
 	UnmappedAPI Name = "unmapped_api"
+	// MassChangeSuspended: the core would newly refuse or newly list many
+	// API invokers at once; that is withheld.
+	MassChangeSuspended Name = "mass_change_suspended"
+	// LikelyWrongAPIID: a context lists other apiIds than the route's.
+	LikelyWrongAPIID Name = "likely_wrong_api_id"
 )
 
 // Names returns every alarm there can be.
 func Names() []Name {
-	return []Name{LedgerCreated, CoreRefusesUs, RevocationUnconfirmed, UnmappedAPI}
+	return []Name{LedgerCreated, CoreRefusesUs, RevocationUnconfirmed, UnmappedAPI, MassChangeSuspended, LikelyWrongAPIID}
 }
 
 // Alarm is one that is raised.

@@ -17,14 +17,14 @@ const maxRetryAfter = 24 * time.Hour
 type Class int
 
 const (
-	// Unknown: nothing was learnt, and a revoke may have been done. No answer, 5xx, 408, 425, 429, a
+	// Unknown means that nothing was learnt, and a revoke may have been done: no answer, 5xx, 408, 425, 429, a
 	// redirect that is not followed, or a success that cannot be read.
 	Unknown Class = iota
-	// NotFound: 404. See Error.InCoreShape before believing it.
+	// NotFound is a 404: see Error.InCoreShape before believing it.
 	NotFound
-	// BadRequest: the request itself is wrong, and sending it again will not help. 400 and most other 4xx.
+	// BadRequest means that the request itself is wrong and sending it again will not help: 400 and most other 4xx.
 	BadRequest
-	// Refused: 401 or 403. The core refuses this AEF; this says nothing about the API invoker.
+	// Refused is a 401 or 403: the core refuses this AEF, which says nothing about the API invoker.
 	Refused
 )
 

@@ -58,8 +58,8 @@ func newAuthority(t testing.TB, name string) *authority {
 	return &authority{t: t, cert: cert, key: key, pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
 }
 
-// issue returns certificate and key as PEM, for a server on 127.0.0.1 and for a client.
-func (a *authority) issue(name string) (certPEM, keyPEM []byte) {
+// issue returns a certificate and its key as PEM, for a server on 127.0.0.1 and for a client.
+func (a *authority) issue(name string) ([]byte, []byte) {
 	a.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -10,9 +10,9 @@ import (
 type EffectiveScope string
 
 const (
-	// ScopeThisAEF: the request carries aefId, so the core takes the API away at that AEF.
+	// ScopeThisAEF says that the request carries aefId, so the core takes the API away at that AEF.
 	ScopeThisAEF EffectiveScope = "this_aef"
-	// ScopeAllAEFs: the request carries no aefId, so the core takes the API away wherever it is exposed.
+	// ScopeAllAEFs says that the request carries no aefId, so the core takes the API away wherever it is exposed.
 	ScopeAllAEFs EffectiveScope = "all_aefs"
 )
 

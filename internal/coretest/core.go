@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"regexp"
 	"sync"
 	"time"
 )
@@ -274,9 +273,6 @@ func (c *Core) Client(id *Identity) *http.Client {
 	c.clients = append(c.clients, client)
 	return client
 }
-
-// opencapifAEF is the form of a common name that OpenCAPIF gives to an AEF.
-var opencapifAEF = regexp.MustCompile(`^AEF[a-zA-Z0-9]+$`)
 
 // AssignAEFID is the aefId that this dialect's core would give to an AEF called name: the name itself,
 // or for opencapif AEF and its letters and digits, for evolved a name that begins with "aef".

@@ -3,6 +3,7 @@ package coretest
 import (
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -50,6 +51,9 @@ func opencapifDialect() *dialect {
 		events:          opencapifEvents, encode: postJSON,
 	}
 }
+
+// opencapifAEF is the form of the common name that this core gives to an AEF.
+var opencapifAEF = regexp.MustCompile(`^AEF[a-zA-Z0-9]+$`)
 
 func lettersAndDigits(s string) string {
 	return strings.Map(func(r rune) rune {

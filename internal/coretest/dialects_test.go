@@ -12,7 +12,7 @@ import (
 
 // What each core removes from a context of one@A, two@A, three@B.
 func TestRemoval(t *testing.T) {
-	context := []SecurityInformation{Entry("A", "one"), Entry("A", "two"), Entry("B", "three")}
+	listed := []SecurityInformation{Entry("A", "one"), Entry("A", "two"), Entry("B", "three")}
 	reg := newRegistry()
 	reg.aefs["A"], reg.aefs["B"] = AEF{ID: "A", ProviderID: "p"}, AEF{ID: "B", ProviderID: "p"}
 	const crash = "crash"
@@ -37,7 +37,7 @@ func TestRemoval(t *testing.T) {
 			want    string
 		}{{strictDialect(), tt.strict}, {opencapifDialect(), tt.opencapif}, {evolvedDialect(), tt.opencapif}, {oranDialect(), tt.orn}} {
 			t.Run(core.dialect.name+"/"+tt.name, func(t *testing.T) {
-				left, ok := core.dialect.remove(&reg, "A", slices.Clone(context), n)
+				left, ok := core.dialect.remove(&reg, "A", slices.Clone(listed), n)
 				got := crash
 				if ok {
 					got = strings.Join(apiIDsOf(pairsOf(left)), " ")
@@ -81,9 +81,9 @@ func TestRemovalOfOneAPIAtTwoAEFs(t *testing.T) {
 }
 
 func TestRemovalRepeatedOrWithoutAEF(t *testing.T) {
-	context := []SecurityInformation{Entry("A", "one"), Entry("A", "two"), Entry("B", "three")}
+	listed := []SecurityInformation{Entry("A", "one"), Entry("A", "two"), Entry("B", "three")}
 	n := SecurityNotification{AEFID: "A", APIIDs: []string{"one"}}
-	left, _ := removeWhilePopping(nil, "", slices.Clone(context), n)
+	left, _ := removeWhilePopping(nil, "", slices.Clone(listed), n)
 	left, _ = removeWhilePopping(nil, "", left, n)
 	wantEqual(t, "opencapif, the same request again", apiIDsOf(pairsOf(left)), []string{"three"})
 

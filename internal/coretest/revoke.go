@@ -267,7 +267,7 @@ type AEFAnswer struct {
 // that knows revoke-authorization calls each AEF concerned, at each address once, and their answers are
 // returned. The invoker and the subscribers are told in the background.
 //
-// Concerned is AEFID; without it each AEF that exposes one of the APIs and is in the context or was
+// It works on the state behind URL. Concerned is AEFID; without it each AEF that exposes one of the APIs and is in the context or was
 // discovered by the API invoker.
 func (c *Core) RevokeByCore(ctx context.Context, r CoreRevoke) ([]AEFAnswer, error) {
 	if r.Cause == "" {

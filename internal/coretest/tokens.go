@@ -30,7 +30,7 @@ type keyring struct {
 // TokenSpec describes a token to mint; with zero values it is what the token endpoint would give out.
 type TokenSpec struct {
 	InvokerID string
-	Scope     string
+	Scope     string    // oran puts none into a token: set Claims["scope"] there
 	ExpiresAt time.Time // zero: now and the lifetime of Options
 
 	// Claims are set over those of the dialect; a nil value removes one.

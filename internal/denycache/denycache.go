@@ -61,8 +61,40 @@ type Entry struct {
 	// NotBefore is in Unix seconds, without leeway; 0 is none.
 	NotBefore int64
 
-	epoch *atomic.Uint64
-	word  atomic.Uint64 // epoch << 8 | verdict
+	epoch   *atomic.Uint64
+	word    atomic.Uint64 // epoch << 8 | verdict
+	context atomic.Pointer[Context]
+}
+
+// Context is how an entry stays in touch with the security context that its
+// verdict rests on.
+type Context struct {
+	// Seen takes the time of each call, in Unix seconds: contexts of API
+	// invokers that call are read again by a timer.
+	Seen *atomic.Int64
+	// ReadAt is when the context was read last, in Unix nanoseconds.
+	ReadAt *atomic.Int64
+}
+
+// Follow names the context that the verdict rests on.
+func (e *Entry) Follow(c Context) {
+	old := e.context.Load()
+	if old == nil || *old != c {
+		e.context.Store(&c)
+	}
+}
+
+// Touch notes a call at the time now and returns how old the context is, 0 if
+// the verdict rests on none.
+func (e *Entry) Touch(now time.Time) time.Duration {
+	c := e.context.Load()
+	if c == nil {
+		return 0
+	}
+	if seconds := now.Unix(); c.Seen.Load() != seconds {
+		c.Seen.Store(seconds) // once a second, so that cores do not fight for the line
+	}
+	return time.Duration(now.UnixNano() - c.ReadAt.Load())
 }
 
 // Track names the epoch that covers everything a verdict of e rests on. Call
@@ -145,11 +177,13 @@ func (c *Cache) Resize(tokens int64) {
 	runtime.KeepAlive(c)
 }
 
-// Get returns the entry for exactly this token, route and key set, or nil.
-func (c *Cache) Get(token string, route, keySet *ID) *Entry {
+// Get returns the entry for exactly this token, route and key set, or nil. The
+// key set comes by value: a pointer to one on the stack of the caller would
+// cost an allocation for each call.
+func (c *Cache) Get(token string, route *ID, keySet ID) *Entry {
 	e, ok := c.store.Get(c.key(token, route))
 	runtime.KeepAlive(c) // its cleanup closes the store
-	if !ok || e == nil || !e.Is(token, route, keySet) {
+	if !ok || e == nil || !e.Is(token, route, &keySet) {
 		return nil
 	}
 	return e

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -41,7 +42,7 @@ type Claims interface {
 
 // Cache keeps verdicts; *denycache.Cache does. It may forget anything.
 type Cache interface {
-	Get(token string, route, keySet *denycache.ID) *denycache.Entry
+	Get(token string, route *denycache.ID, keySet denycache.ID) *denycache.Entry
 	Put(e *denycache.Entry, ttl time.Duration)
 }
 
@@ -56,6 +57,10 @@ type Route struct {
 	// PlainScope, if set, is a scope value that must be present instead, for
 	// tokens that carry no 3gpp scope.
 	PlainScope string
+	// GrantFromContext takes the security context alone as the grant, for
+	// cores whose tokens carry no scope. It needs [Decider.UseContexts] with
+	// Require.
+	GrantFromContext bool
 }
 
 // Decider decides the calls of one route. It is safe for concurrent use.
@@ -65,6 +70,9 @@ type Decider struct {
 	verifier Verifier
 	claims   Claims
 	cache    Cache
+
+	contexts Contexts
+	rule     ContextRule
 }
 
 // NewDecider puts the parts together.
@@ -98,6 +106,7 @@ func routeID(r *Route, verifier [16]byte) denycache.ID {
 	field(r.AEFID)
 	field(r.APIName)
 	field(r.PlainScope)
+	field(strconv.FormatBool(r.GrantFromContext))
 	for _, api := range r.APIIDs {
 		field(api)
 	}
@@ -124,7 +133,7 @@ func (d *Decider) Decide(ctx context.Context, raw string, now time.Time) Decisio
 	if !ok {
 		return Decision{Reason: KeysMissing}
 	}
-	e := d.cache.Get(raw, &d.id, (*denycache.ID)(&keySet))
+	e := d.cache.Get(raw, &d.id, denycache.ID(keySet))
 	if e == nil {
 		return d.firstSight(ctx, raw, now)
 	}
@@ -134,7 +143,10 @@ func (d *Decider) Decide(ctx context.Context, raw string, now time.Time) Decisio
 	}
 	verdict, current := e.Verdict()
 	if !current {
-		return Decision{Reason: d.judge(e), Entry: e}
+		return Decision{Reason: d.judge(ctx, e, now), Entry: e}
+	}
+	if age := e.Touch(now); d.tooOld(age) && Reason(verdict) == Allowed {
+		return Decision{Reason: ContextStale, Entry: e}
 	}
 	return Decision{Reason: Reason(verdict), Entry: e, Cached: true}
 }
@@ -156,28 +168,51 @@ func (d *Decider) firstSight(ctx context.Context, raw string, now time.Time) Dec
 		Expires: t.Expires, NotBefore: t.NotBefore,
 	}
 	e.Track(d.claims.Epoch(t.Invoker))
-	reason := d.judge(e)
+	reason := d.judge(ctx, e, now)
 	d.cache.Put(e, time.Unix(t.Expires, 0).Add(token.MaxLeeway).Sub(now))
 	return Decision{Reason: reason, Entry: e}
 }
 
-// judge looks up what denies a verified token. The epoch is read before the
-// lookups: a deny that comes in between makes the verdict stale at once.
-func (d *Decider) judge(e *denycache.Entry) Reason {
-	epoch := e.Epoch()
-	reason := Allowed
+// judge looks up what denies a verified token, and whether the context lists the
+// route. The epoch is read before the lookups: a deny that comes in between
+// makes the verdict stale at once. A verdict that is not settled is not stamped.
+func (d *Decider) judge(ctx context.Context, e *denycache.Entry, now time.Time) Reason {
+	for again := true; ; again = false {
+		epoch := e.Epoch()
+		reason := d.claimed(e)
+		if reason != Allowed || d.contexts == nil {
+			e.Stamp(epoch, denycache.Verdict(reason))
+			return reason
+		}
+		reason, answer := d.listed(ctx, e)
+		if answer.Waited && again && e.Epoch() != epoch {
+			continue // claims may have come while the core was asked
+		}
+		if answer.Settled {
+			e.Stamp(epoch, denycache.Verdict(reason))
+		}
+		if age := e.Touch(now); d.tooOld(age) && reason == Allowed {
+			return ContextStale
+		}
+		return reason
+	}
+}
+
+func (d *Decider) claimed(e *denycache.Entry) Reason {
 	switch d.claims.Covering(e.Invoker, d.route.AEFID, d.route.APIIDs, e.Digest) {
 	case revocation.CoverNone:
+		return Allowed
 	case revocation.CoverToken:
-		reason = TokenRevoked
+		return TokenRevoked
 	default:
-		reason = AuthorizationRevoked
+		return AuthorizationRevoked
 	}
-	e.Stamp(epoch, denycache.Verdict(reason))
-	return reason
 }
 
 func (d *Decider) inScope(scope string) bool {
+	if d.route.GrantFromContext {
+		return true
+	}
 	if d.route.PlainScope != "" {
 		return token.HasScope(scope, d.route.PlainScope)
 	}

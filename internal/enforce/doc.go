@@ -9,6 +9,7 @@
 //	the token verifies and is valid now                 Verifier
 //	its scope names this route's aefId and apiName
 //	no claim covers the call                            Claims
+//	the security context lists the pair                 Contexts
 //
 // # Guarantees
 //
@@ -17,6 +18,9 @@
 // call that starts after a deny was acknowledged is refused, whatever the
 // cache did. Anything unknown denies: a ledger that is not open and keys that
 // are missing answer [NotReady] and [KeysMissing], never [Allowed].
+//
+// Where a call waits for the core, the claims are looked up again afterwards, and
+// what is not settled is not cached.
 //
 // The package does no I/O of its own and imports neither Caddy nor net/http.
 package enforce

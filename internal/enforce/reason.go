@@ -28,6 +28,15 @@ const (
 	// AuthorizationRevoked: a claim denies the API invoker; a new token will
 	// not help (403).
 	AuthorizationRevoked
+	// NotInContext: the security context does not list this API for the API
+	// invoker (403).
+	NotInContext
+	// ContextUnknown: nothing is known of the API invoker's security context,
+	// and the core cannot be asked (503).
+	ContextUnknown
+	// ContextStale: the context was read longer ago than the route allows
+	// (503).
+	ContextStale
 	// NotReady: the ledger is not open (503).
 	NotReady
 	// KeysMissing: no key has been loaded yet (503).
@@ -48,6 +57,9 @@ var reasonNames = [reasons]string{
 	TokenRevoked:         "token_revoked",
 	InsufficientScope:    "insufficient_scope",
 	AuthorizationRevoked: "authorization_revoked",
+	NotInContext:         "not_in_context",
+	ContextUnknown:       "context_unknown",
+	ContextStale:         "context_stale",
 	NotReady:             "not_ready",
 	KeysMissing:          "keys_missing",
 }

@@ -25,10 +25,11 @@ var (
 	bucketExpiry      = []byte("expiry")      // expiry, claim key -> nothing
 	bucketRevocations = []byte("revocations") // sequence -> revocation
 	bucketPending     = []byte("pending")     // scope, sequence -> nothing
+	bucketContexts    = []byte("contexts")    // invoker -> what the core said last
 	keyIdentity       = []byte("identity")
 	keyState          = []byte("state")
 
-	buckets = [][]byte{bucketMeta, bucketClaims, bucketExpiry, bucketRevocations, bucketPending}
+	buckets = [][]byte{bucketMeta, bucketClaims, bucketExpiry, bucketRevocations, bucketPending, bucketContexts}
 )
 
 type identity struct {
@@ -214,6 +215,7 @@ func (l *Ledger) loadMeta(tx *bolt.Tx) error {
 		return err
 	}
 	l.tag, l.sequence, l.batch = id.Tag, c.Sequence, c.Batch
+	l.published.Store(c.Sequence)
 	return nil
 }
 

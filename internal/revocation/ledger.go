@@ -60,9 +60,11 @@ type Ledger struct {
 	queue  atomic.Pointer[Queue]
 	log    atomic.Pointer[slog.Logger]
 
-	ops    chan *op
-	ready  atomic.Bool
-	failed atomic.Bool
+	ops chan *op
+	// published is the writer's sequence, for those who only read it.
+	published atomic.Uint64
+	ready     atomic.Bool
+	failed    atomic.Bool
 
 	// lifecycle guards opening and closing; the fields below it change only
 	// there.

@@ -107,6 +107,10 @@ type Claim struct {
 	SetAt time.Time `json:"set_at"`
 	// Expires is set on token claims only: exp of the token plus 24 h.
 	Expires time.Time `json:"expires,omitzero"`
+	// AbsentSequence is when a read begun after the claim was set showed the
+	// context without what the claim is about; 0 for never. It matters only
+	// where the core may lift its own claims.
+	AbsentSequence uint64 `json:"absent_sequence,omitempty"`
 
 	revocationSeq uint64
 }

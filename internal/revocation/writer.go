@@ -82,7 +82,8 @@ func (l *Ledger) write() {
 				l.recover()
 			}
 		case <-sweep.C:
-			if l.sweepDue() {
+			// All that is due, unless somebody waits or the disk fails.
+			for len(l.ops) == 0 && !l.failed.Load() && l.sweepDue() {
 				l.commitBatch([]*op{l.sweepOp()})
 			}
 		case <-l.stop:
@@ -119,6 +120,7 @@ func (l *Ledger) commitBatch(batch []*op) {
 	for _, o := range batch {
 		o.first = l.sequence + 1
 		l.sequence += uint64(o.width)
+		l.published.Store(l.sequence)
 		for i := range o.denies {
 			l.block(&o.denies[i], o.first+uint64(i))
 		}

@@ -1,0 +1,374 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/caddy-capif/aef/internal/alarm"
+	"github.com/caddy-capif/aef/internal/coreclient"
+	"github.com/caddy-capif/aef/internal/revocation"
+)
+
+// Core is what reads need of the core; *coreclient.Core is one. Every call MUST
+// end with its context.
+type Core interface {
+	Context(ctx context.Context, invoker string) (coreclient.Context, error)
+}
+
+// Store is what reads need of the ledger; *revocation.Ledger is one.
+type Store interface {
+	Sequence() uint64
+	Epoch(invoker string) *atomic.Uint64
+	RaiseEpochs()
+	Covering(invoker, aef string, apis []string, token revocation.Digest) revocation.Cover
+	ApplyContext(ctx context.Context, c revocation.Context, coreLift bool) ([]revocation.Claim, error)
+	ForgetContexts(ctx context.Context, invokers []string) error
+	Contexts(f func(revocation.Context)) error
+	HasCoreClaim(invoker string) (bool, error)
+}
+
+// Defaults.
+const (
+	DefaultInterval    = 5 * time.Minute
+	DefaultWait        = time.Second
+	DefaultMaxInvokers = 100_000
+)
+
+const (
+	notListedFor      = 5 * time.Second
+	foregroundReads   = 32
+	backgroundReads   = 10
+	backgroundPerSec  = 50
+	readTimeout       = 10 * time.Second
+	storeTimeout      = 10 * time.Second
+	hintGather        = time.Second
+	unreachableStreak = 2
+)
+
+// Settings belong to one configuration and are replaced with it.
+type Settings struct {
+	Core Core
+	// Interval is the reconcile interval. Default: 5 min.
+	Interval time.Duration
+	// Wait is how long a call waits for a read. Default: 1 s.
+	Wait time.Duration
+	// MaxInvokers bounds how many contexts are kept. Default: 100000.
+	MaxInvokers int
+	// CoreLift lets the core lift its own claims through contexts.
+	CoreLift bool
+	// Hosted returns the aefIds that are hosted here.
+	Hosted func() []string
+	Logger *slog.Logger
+}
+
+// Reconciler reads contexts. Make one with [New].
+type Reconciler struct {
+	store    Store
+	alarms   *alarm.Set
+	settings atomic.Pointer[Settings]
+	records  records
+
+	// clock counts hints; all is its value at the last hint that named
+	// nobody. A read that began at a clock below all, or below the record's
+	// named, is too old.
+	clock atomic.Uint64
+	all   atomic.Uint64
+
+	mass       mass
+	foreground chan struct{}
+	background chan struct{}
+	limiter    *rate.Limiter
+	wake       chan struct{}
+	failures   atomic.Int32 // reads without an answer since the last answer
+	witnessed  witness
+	gather     gatherer
+	stats      stats
+
+	ctx     context.Context //nolint:containedctx // from Start to Stop
+	cancel  context.CancelFunc
+	workers sync.WaitGroup
+	life    sync.RWMutex
+	stopped bool
+}
+
+type stats struct {
+	reads, failed, late atomic.Uint64
+	lastAnswer          atomic.Int64
+}
+
+// New makes a reconciler that does nothing until [Reconciler.Start].
+func New(store Store, alarms *alarm.Set) *Reconciler {
+	r := &Reconciler{
+		store:      store,
+		alarms:     alarms,
+		records:    records{m: make(map[string]*record)},
+		foreground: make(chan struct{}, foregroundReads),
+		background: make(chan struct{}, backgroundReads),
+		limiter:    rate.NewLimiter(backgroundPerSec, backgroundReads),
+		wake:       make(chan struct{}, 1),
+	}
+	r.clock.Store(1)
+	r.all.Store(1) // the start counts as a hint
+	return r
+}
+
+// Apply replaces the settings.
+func (r *Reconciler) Apply(s *Settings) {
+	c := *s
+	if c.Interval <= 0 {
+		c.Interval = DefaultInterval
+	}
+	if c.Wait <= 0 {
+		c.Wait = DefaultWait
+	}
+	if c.MaxInvokers <= 0 {
+		c.MaxInvokers = DefaultMaxInvokers
+	}
+	r.settings.Store(&c)
+}
+
+// Start reads what is stored and begins to work. Every context is due: whatever
+// was announced while this process was down was lost.
+func (r *Reconciler) Start() error {
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	err := r.store.Contexts(func(c revocation.Context) {
+		rec, _ := r.records.obtain(c.Invoker)
+		rec.known, rec.context = true, c
+		rec.readAt.Store(c.ReadAt.UnixNano())
+		rec.seen.Store(c.ReadAt.Unix())
+	})
+	if err != nil {
+		return err
+	}
+	r.spawn(r.run)
+	r.poke()
+	return nil
+}
+
+// Stop ends all reads and waits for them.
+func (r *Reconciler) Stop() {
+	if r.cancel == nil {
+		return
+	}
+	r.life.Lock()
+	r.stopped = true
+	r.life.Unlock()
+	r.cancel()
+	r.workers.Wait()
+}
+
+// spawn runs f unless Stop has begun.
+func (r *Reconciler) spawn(f func()) bool {
+	r.life.RLock()
+	defer r.life.RUnlock()
+	if r.stopped {
+		return false
+	}
+	r.workers.Go(f)
+	return true
+}
+
+func (r *Reconciler) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Query asks whether a context lists a route.
+type Query struct {
+	Invoker string
+	AEF     string
+	APIs    []string
+	// Require is false where a pair is refused only if it was listed and no
+	// longer is.
+	Require bool
+}
+
+// Answer is what the context says.
+type Answer struct {
+	// Listed says that the context lists the route.
+	Listed bool
+	// Known is false if nothing is known of the invoker and the core could
+	// not be asked.
+	Known bool
+	// Settled says that the answer may be cached.
+	Settled bool
+	// Waited says that a read was waited for: what was looked up before may
+	// be old.
+	Waited bool
+	// Seen is to be given the time, in Unix seconds, of later calls.
+	Seen *atomic.Int64
+	// ReadAt is when the read began that the answer rests on, in Unix
+	// nanoseconds; it goes on changing.
+	ReadAt *atomic.Int64
+}
+
+// errNotStarted is the answer of a reconciler that is not at work.
+var errNotStarted = errors.New("contexts are not read yet")
+
+// Check says whether the context of an invoker lists a route. It waits for a
+// read where one is needed, no longer than Settings.Wait. Only an invoker whose
+// token was verified may be asked for.
+func (r *Reconciler) Check(ctx context.Context, q Query) Answer {
+	now := time.Now()
+	rec := r.obtain(q.Invoker, now)
+	answer := r.known(rec, &q, now)
+	if answer.Settled || (answer.Known && !r.needsRead(rec, &q, now)) {
+		return answer
+	}
+	err := r.await(ctx, rec, &q, now)
+	answer = r.known(rec, &q, now)
+	answer.Waited = true
+	if err != nil {
+		r.stats.late.Add(1)
+		answer.Settled = false
+	}
+	return answer
+}
+
+// known is the answer by what is known now.
+func (r *Reconciler) known(rec *record, q *Query, now time.Time) Answer {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	listed := rec.known && rec.answer(q.AEF, q.APIs, q.Require)
+	if !q.Require && !rec.known {
+		listed = true
+	}
+	fresh := rec.known && rec.begun >= max(r.all.Load(), rec.named) && rec.begun > 0
+	return Answer{
+		Listed: listed, Known: rec.known || !q.Require,
+		Settled: listed && fresh && rec.pending == noChange && r.young(rec, now),
+		Seen:    &rec.seen, ReadAt: &rec.readAt,
+	}
+}
+
+// young needs rec.mu. Twice the interval, for the timer needs time to get round.
+func (r *Reconciler) young(rec *record, now time.Time) bool {
+	s := r.settings.Load()
+	return s != nil && (rec.age(now) < 2*s.Interval || now.Sub(rec.heldAt) < s.Interval)
+}
+
+// needsRead says whether a call that started at now needs a read of its own.
+func (r *Reconciler) needsRead(rec *record, q *Query, now time.Time) bool {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	return r.needsReadLocked(rec, q, max(r.all.Load(), rec.named), now)
+}
+
+func (r *Reconciler) needsReadLocked(rec *record, q *Query, need uint64, now time.Time) bool {
+	if !rec.known || rec.begun == 0 || rec.begun < need {
+		return true
+	}
+	if !rec.answer(q.AEF, q.APIs, q.Require) {
+		return rec.age(now) >= notListedFor
+	}
+	return !r.young(rec, now)
+}
+
+func (r *Reconciler) obtain(invoker string, now time.Time) *record {
+	rec, count := r.records.obtain(invoker)
+	rec.seen.Store(now.Unix())
+	s := r.settings.Load()
+	if s != nil && r.ctx != nil && count > s.MaxInvokers {
+		r.evict(s, count)
+	}
+	return rec
+}
+
+// evict forgets the contexts of those not seen for longest. They are read again
+// at their next call.
+func (r *Reconciler) evict(s *Settings, count int) {
+	list := r.records.all()
+	over := min(count-s.MaxInvokers+s.MaxInvokers/10, len(list)-1)
+	var gone []string
+	for _, rec := range list[len(list)-over:] {
+		rec.mu.Lock()
+		if rec.flight == nil {
+			gone = append(gone, rec.invoker)
+		}
+		rec.mu.Unlock()
+	}
+	r.records.remove(gone)
+	for _, invoker := range gone {
+		r.store.Epoch(invoker).Add(1)
+	}
+	r.forget(s, gone)
+}
+
+func (r *Reconciler) forget(s *Settings, invokers []string) {
+	if len(invokers) == 0 {
+		return
+	}
+	r.spawn(func() {
+		ctx, cancel := context.WithTimeout(r.ctx, storeTimeout)
+		defer cancel()
+		err := r.store.ForgetContexts(ctx, invokers)
+		if err != nil {
+			s.Logger.Debug("contexts not deleted from the ledger", "count", len(invokers), "error", err)
+		}
+	})
+}
+
+// Gone forgets the contexts of offboarded invokers.
+func (r *Reconciler) Gone(ctx context.Context, invokers []string) error {
+	r.records.remove(invokers)
+	for _, invoker := range invokers {
+		r.store.Epoch(invoker).Add(1)
+	}
+	return r.store.ForgetContexts(ctx, invokers)
+}
+
+// Status is what an operator sees.
+type Status struct {
+	Invokers   int
+	Due        int
+	Suspended  bool
+	Withheld   int
+	Reads      uint64
+	Failed     uint64
+	Late       uint64
+	LastAnswer time.Time
+	Reachable  bool
+	// Oldest is when the oldest context began to be read of those seen within
+	// the last two intervals; zero if there is none.
+	Oldest time.Time
+}
+
+// Status returns the state of affairs.
+func (r *Reconciler) Status() Status {
+	st := Status{
+		Invokers: r.records.len(), Suspended: r.mass.isSuspended(),
+		Reads: r.stats.reads.Load(), Failed: r.stats.failed.Load(), Late: r.stats.late.Load(),
+		Reachable: r.failures.Load() < unreachableStreak,
+	}
+	if at := r.stats.lastAnswer.Load(); at > 0 {
+		st.LastAnswer = time.Unix(0, at).UTC()
+	}
+	s := r.settings.Load()
+	if s == nil {
+		return st
+	}
+	lately := time.Now().Add(-2 * s.Interval).Unix()
+	for _, rec := range r.records.all() {
+		rec.mu.Lock()
+		if rec.begun < max(r.all.Load(), rec.named) {
+			st.Due++
+		}
+		if rec.pending != noChange {
+			st.Withheld++
+		}
+		rec.mu.Unlock()
+		at := time.Unix(0, rec.readAt.Load()).UTC()
+		if rec.seen.Load() >= lately && rec.readAt.Load() > 0 && (st.Oldest.IsZero() || at.Before(st.Oldest)) {
+			st.Oldest = at
+		}
+	}
+	return st
+}
