@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -36,6 +37,7 @@ func (*adminAPI) Routes() []caddy.AdminRoute {
 		adminRoute(adminapi.PathRevocations+"/{id}", methods{http.MethodGet: showRevocation}),
 		adminRoute(adminapi.PathClaims, methods{http.MethodGet: listClaims}),
 		adminRoute(adminapi.PathLifts, methods{http.MethodPost: lift}),
+		adminRoute(adminapi.PathReconcile, methods{http.MethodPost: reconcileNow}),
 		adminRoute(adminapi.PathStatus, methods{http.MethodGet: showStatus}),
 	}
 }
@@ -187,6 +189,40 @@ func limitOf(text string) (int, error) {
 	return n, nil
 }
 
+// reconcileNow has every context read again, and with accept lets a suspended
+// mass change count.
+func reconcileNow(app *App, r *http.Request) (int, any, error) {
+	var asked adminapi.ReconcileRequest
+	err := decode(r, &asked)
+	if err != nil {
+		return 0, nil, err
+	}
+	var answer adminapi.ReconcileResponse
+	if asked.Accept {
+		answer.Accepted = app.state.context.Accept()
+		app.log.slog.Info("mass change accepted", "was_suspended", answer.Accepted, "requested_by", requestedBy(r))
+	}
+	err = app.state.context.Hint(r.Context(), nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	answer.Contexts = contextsOf(app)
+	return http.StatusOK, answer, nil
+}
+
+func contextsOf(app *App) adminapi.Contexts {
+	st := app.state.context.Status()
+	c := adminapi.Contexts{
+		Invokers: st.Invokers, Due: st.Due, Suspended: st.Suspended, Withheld: st.Withheld,
+		CoreReachable: st.Reachable, LastAnswer: st.LastAnswer,
+		Reads: st.Reads, FailedReads: st.Failed, LateReads: st.Late,
+	}
+	if !st.Oldest.IsZero() {
+		c.OldestSeconds = time.Since(st.Oldest).Seconds()
+	}
+	return c
+}
+
 func showStatus(app *App, _ *http.Request) (int, any, error) {
 	ledger := app.state.ledger.Stats()
 	cache := app.state.cache.Stats()
@@ -199,11 +235,12 @@ func showStatus(app *App, _ *http.Request) (int, any, error) {
 			Path: app.state.path, Ready: app.state.ledger.Ready(), Failing: ledger.Failing,
 			DeniedScopes: ledger.DeniedScopes, Pending: ledger.Pending,
 		},
-		Keys:   []adminapi.Keys{},
-		Routes: []adminapi.Route{},
-		Outbox: app.state.outbox.Depth(),
-		Cache:  adminapi.Cache{Dropped: cache.Dropped, Rejected: cache.Rejected, Evicted: cache.Evicted},
-		Alarms: app.state.alarms.List(),
+		Keys:     []adminapi.Keys{},
+		Routes:   []adminapi.Route{},
+		Outbox:   app.state.outbox.Depth(),
+		Contexts: contextsOf(app),
+		Cache:    adminapi.Cache{Dropped: cache.Dropped, Rejected: cache.Rejected, Evicted: cache.Evicted},
+		Alarms:   app.state.alarms.List(),
 	}
 	seen := map[string]bool{}
 	for _, source := range app.heldSources() {
@@ -218,7 +255,7 @@ func showStatus(app *App, _ *http.Request) (int, any, error) {
 		status.Keys = append(status.Keys, keys)
 	}
 	for _, r := range app.allRoutes() {
-		status.Routes = append(status.Routes, adminapi.Route{AEFID: r.aefID, APIName: r.apiName, APIIDs: r.apiIDs})
+		status.Routes = append(status.Routes, adminapi.Route{AEFID: r.aefID, APIName: r.apiName, APIIDs: r.apiIDs, Mode: r.mode, RequireContext: r.require})
 	}
 	return http.StatusOK, status, nil
 }

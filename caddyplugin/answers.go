@@ -39,6 +39,8 @@ var problems = map[enforce.Reason]problem{
 		"the access token is not valid yet"},
 	enforce.TokenNoInvoker: {http.StatusUnauthorized, "token-no-invoker", "invalid_token", "Access token names no API invoker",
 		"the access token does not name one API invoker"},
+	enforce.TokenNotBound: {http.StatusUnauthorized, "token-not-bound", "invalid_token", "Access token of another API invoker",
+		"the access token does not belong to the API invoker of the client certificate"},
 	enforce.TokenRevoked: {http.StatusUnauthorized, "token-revoked", "invalid_token", "Access token revoked",
 		"this access token was revoked"},
 	enforce.InsufficientScope: {http.StatusForbidden, "insufficient-scope", "insufficient_scope", "API not in scope",

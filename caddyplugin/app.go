@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-capif/aef/internal/coreclient"
 	"github.com/caddy-capif/aef/internal/outbox"
+	"github.com/caddy-capif/aef/internal/reconcile"
 )
 
 // App is the `capif` app: the identity of this API exposing function (AEF), its
@@ -41,6 +42,17 @@ type App struct {
 	// TriggerTimeout is how long a trigger waits for the core before it
 	// answers that the revocation is pending. Default: 5s.
 	TriggerTimeout caddy.Duration `json:"trigger_timeout,omitempty"`
+
+	// Reconcile is how often the security contexts of the API invokers seen
+	// lately are read again from the core. A revoke that the core announces
+	// to nobody blocks here within this time. Default: 5m.
+	Reconcile caddy.Duration `json:"reconcile,omitempty"`
+
+	// CoreLift says who may lift a claim that the core has set: `operator`, or
+	// `context`: also the core, when its context of the API invoker first no
+	// longer listed what was revoked and later lists it again. Default:
+	// operator.
+	CoreLift string `json:"core_lift,omitempty"`
 
 	aefID  string
 	state  *state
@@ -108,6 +120,12 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 
 const defaultTriggerTimeout = 5 * time.Second
 
+// The values of core_lift.
+const (
+	liftOperator = "operator"
+	liftContext  = "context"
+)
+
 // Provision resolves the settings and takes a reference to the shared state. It
 // opens no file for writing and sends nothing, so that `caddy validate` works
 // beside a running server.
@@ -131,6 +149,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	if a.TriggerTimeout < 0 {
 		return fmt.Errorf("capif: trigger_timeout is %s; it must not be negative", time.Duration(a.TriggerTimeout))
+	}
+	if a.Reconcile < 0 || (a.Reconcile > 0 && a.Reconcile < caddy.Duration(time.Second)) {
+		return fmt.Errorf("capif: reconcile is %s; give at least 1s", time.Duration(a.Reconcile))
+	}
+	if !slices.Contains([]string{"", liftOperator, liftContext}, a.CoreLift) {
+		return fmt.Errorf("capif: core_lift is %q; accepted: operator, context", a.CoreLift)
 	}
 	if a.TriggerTimeout == 0 {
 		a.TriggerTimeout = caddy.Duration(defaultTriggerTimeout)
@@ -194,7 +218,14 @@ func (a *App) coreSettings(re *resolver) coreclient.Settings {
 // Start opens the ledger, unless an earlier configuration has it open, and puts
 // this configuration's settings in force.
 func (a *App) Start() error {
-	err := a.state.open(a, &outbox.Settings{Core: a.core, APIs: a.apisOf, Logger: a.log.slog})
+	err := a.state.open(applied{
+		app:    a,
+		outbox: &outbox.Settings{Core: a.core, APIs: a.apisOf, Logger: a.log.slog},
+		reconcile: &reconcile.Settings{
+			Core: a.core, Interval: time.Duration(a.Reconcile), CoreLift: a.CoreLift == liftContext,
+			Hosted: a.hosted, Logger: a.log.slog,
+		},
+	})
 	if err != nil {
 		return fmt.Errorf("capif: %w", err)
 	}
@@ -244,6 +275,8 @@ type route struct {
 	aefID   string
 	apiName string
 	apiIDs  []string
+	mode    string
+	require bool // the context must list the pair
 	// invokerClaims are the claims in which its tokens name the API invoker.
 	invokerClaims []string
 }

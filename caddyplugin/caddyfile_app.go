@@ -1,7 +1,6 @@
 package caddyplugin
 
 import (
-	"slices"
 	"strconv"
 
 	"github.com/caddyserver/caddy/v2"
@@ -40,6 +39,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			trusted_ca     <pem_files...>
 //		}]
 //		token_keys      pem <files...>
+//		token_keys      core_certificate
 //		algorithms      <names...>
 //		leeway          <duration>
 //		invoker_claim   <names...>
@@ -48,6 +48,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		}]
 //		deny_cache      <tokens>
 //		trigger_timeout <duration>
+//		reconcile       <duration>
+//		core_lift       operator|context
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume option name
@@ -76,8 +78,12 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = number(d, &a.DenyCache)
 		case "trigger_timeout":
 			err = duration(d, &a.TriggerTimeout)
+		case "reconcile":
+			err = duration(d, &a.Reconcile)
+		case "core_lift":
+			err = word1(d, &a.CoreLift, liftOperator, liftContext)
 		default:
-			err = unrecognized(d, "aef_id", "core", "token_keys", "algorithms", "leeway", "invoker_claim", "ledger", "deny_cache", "trigger_timeout")
+			err = unrecognized(d, "aef_id", "core", "token_keys", "algorithms", "leeway", "invoker_claim", "ledger", "deny_cache", "trigger_timeout", "reconcile", "core_lift")
 		}
 		if err != nil {
 			return err
@@ -100,10 +106,7 @@ func (c *Core) unmarshal(d *caddyfile.Dispenser) error {
 		}
 		switch word {
 		case "profile":
-			err = one(d, &c.Profile)
-			if err == nil && !slices.Contains([]string{"strict", "opencapif", "oran"}, c.Profile) && !hasPlaceholder(c.Profile) {
-				err = d.Errf("unknown profile %q; accepted: strict, opencapif, oran", c.Profile)
-			}
+			err = word1(d, &c.Profile, "strict", "opencapif", "oran")
 		case "client_cert":
 			args := d.RemainingArgs()
 			if len(args) != 2 {
@@ -178,7 +181,7 @@ func unmarshalToken(d *caddyfile.Dispenser, t **Token) error {
 
 func (k *Keys) unmarshal(d *caddyfile.Dispenser) error {
 	if !d.NextArg() {
-		return d.Err("token_keys needs to know where from; accepted: jwks, pem")
+		return d.Err("token_keys needs to know where from; accepted: jwks, pem, core_certificate")
 	}
 	switch d.Val() {
 	case "jwks":
@@ -191,8 +194,14 @@ func (k *Keys) unmarshal(d *caddyfile.Dispenser) error {
 		if err != nil {
 			return err
 		}
+	case "core_certificate":
+		k.CoreCertificate = true
+		err := none(d)
+		if err != nil {
+			return err
+		}
 	default:
-		return d.Errf("unknown kind of token_keys %q; accepted: jwks, pem", d.Val())
+		return d.Errf("unknown kind of token_keys %q; accepted: jwks, pem, core_certificate", d.Val())
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		if d.Val() != "trusted_ca" || k.JWKS == "" {

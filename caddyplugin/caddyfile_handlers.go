@@ -1,6 +1,7 @@
 package caddyplugin
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -24,6 +25,10 @@ func parseEnforce(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //		algorithms    <names...>
 //		leeway        <duration>
 //		invoker_claim <names...>
+//		require_context on|off
+//		max_staleness <duration>
+//		mode          enforce|monitor
+//		bind          client_certificate
 //		pass_errors
 //		preflight     pass
 //	}
@@ -59,14 +64,19 @@ func (e *Enforce) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			e.PassErrors = true
 			err = none(d)
 		case "preflight":
-			var what string
-			err = one(d, &what)
-			if err == nil && what != "pass" {
-				err = d.Errf("unknown preflight %q; accepted: pass", what)
-			}
+			var pass string
+			err = word1(d, &pass, "pass")
 			e.PassPreflight = true
+		case "require_context":
+			err = word1(d, &e.RequireContext, wordOn, wordOff)
+		case "max_staleness":
+			err = duration(d, &e.MaxStaleness)
+		case "mode":
+			err = word1(d, &e.Mode, modeEnforce, modeMonitor)
+		case "bind":
+			err = word1(d, &e.Bind, bindClientCertificate)
 		default:
-			err = unrecognized(d, "api_id", "api_name", "aef_id", "scope", "token_keys", "algorithms", "leeway", "invoker_claim", "pass_errors", "preflight")
+			err = unrecognized(d, "api_id", "api_name", "aef_id", "scope", "token_keys", "algorithms", "leeway", "invoker_claim", "require_context", "max_staleness", "mode", "bind", "pass_errors", "preflight")
 		}
 		if err != nil {
 			return err
@@ -94,6 +104,7 @@ func parseCallback(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) 
 //		core_identity san|cn|spki <value>
 //		core_ca       <pem_files...>
 //		events_path   <path>
+//		hint_path     <path> [<previous_path>]
 //		max_body      <bytes>
 //	}
 func (c *Callback) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -122,17 +133,28 @@ func (c *Callback) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = several(d, &c.CoreCA)
 		case "events_path":
 			err = one(d, &c.EventsPath)
+		case "hint_path":
+			args := d.RemainingArgs()
+			switch len(args) {
+			case 2:
+				c.PreviousHintPath = args[1]
+				fallthrough
+			case 1:
+				c.HintPath = args[0]
+			default:
+				err = d.Errf("hint_path takes a path, and while it is rotated the previous one, got %d arguments", len(args))
+			}
 		case "max_body":
 			err = number(d, &c.MaxBody)
 		default:
-			err = unrecognized(d, "core_identity", "core_ca", "events_path", "max_body")
+			err = unrecognized(d, "core_identity", "core_ca", "events_path", "hint_path", "max_body")
 		}
 		if err != nil {
 			return err
 		}
 	}
-	if len(c.CoreIdentities) == 0 {
-		return d.Err("capif_callback needs core_identity: without it nothing authenticates the core")
+	if len(c.CoreIdentities) == 0 && c.HintPath == "" {
+		return d.Err("capif_callback needs core_identity, or for a core that cannot authenticate hint_path")
 	}
 	return nil
 }
@@ -170,6 +192,19 @@ func several(d *caddyfile.Dispenser, out *[]string) error {
 		return d.Errf("%s takes at least one argument", name)
 	}
 	*out = args
+	return nil
+}
+
+// word1 reads one of a few words; a placeholder is checked when it is resolved.
+func word1(d *caddyfile.Dispenser, out *string, accepted ...string) error {
+	name := d.Val()
+	err := one(d, out)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(accepted, *out) && !hasPlaceholder(*out) {
+		return d.Errf("unknown %s %q; accepted: %s", name, *out, strings.Join(accepted, ", "))
+	}
 	return nil
 }
 

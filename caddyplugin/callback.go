@@ -21,7 +21,8 @@ import (
 // trusts neither the site's TLS policy nor forwarded-certificate headers. The
 // site must ask for client certificates: `client_auth { mode request }`.
 type Callback struct {
-	// CoreIdentities are who the core is; any of them suffices. Required.
+	// CoreIdentities are who the core is; any of them suffices. Required
+	// unless HintPath is set.
 	CoreIdentities []CoreIdentity `json:"core_identities,omitempty"`
 
 	// CoreCA are PEM files with the roots of the core's client certificate.
@@ -30,6 +31,16 @@ type Callback struct {
 
 	// EventsPath receives event notifications. Default: /capif/events.
 	EventsPath string `json:"events_path,omitempty"`
+
+	// HintPath takes notifications of a core that cannot authenticate. What
+	// arrives there is only a hint: it starts re-reads and denies nothing. It
+	// is a secret, so take it from the environment, as in
+	// `/capif/hints/{env.CAPIF_HINT}`; its last segment must have at least 16
+	// characters. Default: none.
+	HintPath string `json:"hint_path,omitempty"`
+
+	// PreviousHintPath is the hint path before, accepted while it is rotated.
+	PreviousHintPath string `json:"previous_hint_path,omitempty"`
 
 	// MaxBody bounds the body of a message, in bytes. Default: 65536.
 	MaxBody int64 `json:"max_body,omitempty"`
@@ -58,8 +69,8 @@ func (c *Callback) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(c.CoreIdentities) == 0 {
-		return errors.New("capif_callback: core_identity is missing: without it nothing authenticates the core; give `core_identity san|cn|spki <value>`")
+	if len(c.CoreIdentities) == 0 && c.HintPath == "" {
+		return errors.New("capif_callback: core_identity is missing: without it nothing authenticates the core; give `core_identity san|cn|spki <value>`, or for a core that cannot authenticate hint_path")
 	}
 	re := newResolver()
 	var identities []corecallback.Identity
@@ -75,22 +86,27 @@ func (c *Callback) Provision(ctx caddy.Context) error {
 		files = app.coreSettings(re).TrustedCAFiles
 	}
 	events := re.text("events_path", c.EventsPath)
+	hint, previous := re.text("hint_path", c.HintPath), re.text("hint_path", c.PreviousHintPath)
 	if re.err != nil {
 		return re.err
 	}
-	roots, err := coreRoots(files)
-	if err != nil {
-		return fmt.Errorf("capif_callback: %w", err)
+	var roots *x509.CertPool
+	if len(identities) > 0 {
+		roots, err = coreRoots(files)
+		if err != nil {
+			return fmt.Errorf("capif_callback: %w", err)
+		}
 	}
 	consumer := &coreWords{app: app, state: app.state}
 	c.handler, err = corecallback.New(corecallback.Options{
 		Identities: identities,
 		CoreCA:     roots,
 		EventsPath: events,
-		MaxBody:    c.MaxBody,
-		Consumer:   consumer,
-		Count:      app.state.metrics.countMessage,
-		Logger:     ctx.Slogger(),
+		HintPath:   hint, PreviousHintPath: previous,
+		MaxBody:  c.MaxBody,
+		Consumer: consumer,
+		Count:    app.state.metrics.countMessage,
+		Logger:   ctx.Slogger(),
 	})
 	if err != nil {
 		return fmt.Errorf("capif_callback: %w", err)

@@ -45,7 +45,7 @@ func (c *coreWords) Deny(ctx context.Context, d corecallback.Deny) error {
 			"api_ids", d.APIIDs, "cause", d.Cause, "event", d.Event, "token_digest", deny.Token.String())
 	}
 	c.alarmUnmapped(d.AEFID, d.APIIDs)
-	return nil
+	return c.state.context.Hint(ctx, d.Invokers)
 }
 
 // narrow keeps a deny to one token (Release 19). A token that has no readable
@@ -92,13 +92,20 @@ func (c *coreWords) alarmUnmapped(aefID string, apiIDs []string) {
 
 // Gone denies all APIs of offboarded API invokers.
 func (c *coreWords) Gone(ctx context.Context, invokers []string) error {
-	return c.Deny(ctx, corecallback.Deny{Invokers: invokers, Event: string(corecallback.EventInvokerOffboarded)})
+	err := c.Deny(ctx, corecallback.Deny{Invokers: invokers, Event: corecallback.EventInvokerOffboarded})
+	if err != nil {
+		return err
+	}
+	err = c.state.context.Gone(ctx, invokers)
+	if err != nil {
+		return callbackError(err)
+	}
+	return nil
 }
 
-// Hint makes cached verdicts stale.
-func (c *coreWords) Hint(context.Context, corecallback.Hint) error {
-	c.state.ledger.RaiseEpochs()
-	return nil
+// Hint makes contexts due: the next call of each waits for a new read.
+func (c *coreWords) Hint(ctx context.Context, h corecallback.Hint) error {
+	return c.state.context.Hint(ctx, h.Invokers)
 }
 
 // PolicyChanged notes nothing: no policy is enforced.

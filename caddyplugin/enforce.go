@@ -1,6 +1,7 @@
 package caddyplugin
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-capif/aef/internal/enforce"
 	"github.com/caddy-capif/aef/internal/token"
@@ -41,6 +43,26 @@ type Enforce struct {
 	// Token replaces settings of the app for this route, one by one.
 	Token *Token `json:"token,omitempty"`
 
+	// RequireContext refuses API invokers whose security context at the core
+	// does not list this API, also with a valid token: real cores go on
+	// issuing tokens for a revoked API. `off` refuses only what was listed
+	// once and no longer is. Default: on.
+	RequireContext string `json:"require_context,omitempty"`
+
+	// MaxStaleness refuses calls, with 503, when the API invoker's context
+	// could not be read from the core for longer. Default: no bound.
+	MaxStaleness caddy.Duration `json:"max_staleness,omitempty"`
+
+	// Mode is `enforce`, or `monitor`: decide, count and log what would be
+	// refused, and pass every call on. Default: enforce.
+	Mode string `json:"mode,omitempty"`
+
+	// Bind is `client_certificate` to require that the token's API invoker is
+	// a common name or subject alternative name of the caller's verified
+	// client certificate: on real cores an invoker can get a token in
+	// another's name. Default: none.
+	Bind string `json:"bind,omitempty"`
+
 	// PassErrors hands refused calls to `handle_errors` instead of answering
 	// them with a problem document. Default: false.
 	PassErrors bool `json:"pass_errors,omitempty"`
@@ -53,6 +75,7 @@ type Enforce struct {
 	answers  *answers
 	counters []prometheus.Counter
 	log      *zap.Logger
+	sampled  *zap.Logger // for what would be refused: many calls, few lines
 }
 
 // CaddyModule returns the Caddy module information.
@@ -79,6 +102,11 @@ func (e *Enforce) Provision(ctx caddy.Context) error {
 		return err
 	}
 	e.log = ctx.Logger()
+	e.sampled = sampled(e.log)
+	err = e.checkWords()
+	if err != nil {
+		return fmt.Errorf("capif_enforce: %w", err)
+	}
 	re := newResolver()
 	r := enforce.Route{
 		AEFID:      re.text("aef_id", e.AEFID),
@@ -91,6 +119,10 @@ func (e *Enforce) Provision(ctx caddy.Context) error {
 	}
 	if r.AEFID == "" {
 		r.AEFID = app.aefID
+	}
+	r.GrantFromContext = r.PlainScope == "" && app.core.GrantsInContext()
+	if r.GrantFromContext && e.RequireContext == wordOff {
+		return fmt.Errorf("capif_enforce: require_context off cannot stand with profile %s: its tokens carry no scope, and the context is the only grant", app.core.Profile())
 	}
 	settings, err := app.token.with(e.Token)
 	if err != nil {
@@ -109,13 +141,22 @@ func (e *Enforce) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("capif_enforce: %w; give api_id, and api_name or scope", err)
 	}
+	e.decider.UseContexts(app.state.context, enforce.ContextRule{
+		Require: e.RequireContext != wordOff, MaxStaleness: time.Duration(e.MaxStaleness),
+	})
+	if e.Mode == modeMonitor {
+		e.log.Warn("route only monitors: every call is passed on", zap.String("api_name", r.APIName), zap.Strings("api_ids", r.APIIDs))
+	}
 	label := r.APIName
 	if label == "" {
 		label = r.PlainScope
 	}
 	e.counters = app.state.metrics.forRoute(label)
 	e.answers = newAnswers(r.AEFID)
-	app.addRoute(route{aefID: r.AEFID, apiName: r.APIName, apiIDs: r.APIIDs, invokerClaims: verifier.InvokerClaims()})
+	app.addRoute(route{
+		aefID: r.AEFID, apiName: r.APIName, apiIDs: r.APIIDs, invokerClaims: verifier.InvokerClaims(),
+		mode: cmp.Or(e.Mode, modeEnforce), require: e.RequireContext != wordOff,
+	})
 	return nil
 }
 
@@ -129,9 +170,17 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if reason == enforce.Undecided {
 		decision = e.decider.Decide(r.Context(), raw, time.Now())
 	}
+	if decision.Reason == enforce.Allowed && e.Bind != "" && !boundTo(r.TLS, decision.Entry.Invoker) {
+		decision.Reason = enforce.TokenNotBound
+	}
 	e.counters[decision.Reason].Inc()
 	if decision.Reason == enforce.Allowed {
 		replacerOf(r).Set("http.auth.user.id", decision.Entry.User)
+		return next.ServeHTTP(w, r)
+	}
+	if e.Mode == modeMonitor {
+		replacerOf(r).Set("http.capif.reason", decision.Reason.String())
+		e.logRefusal(e.sampled, zap.InfoLevel, "call would be refused", &decision)
 		return next.ServeHTTP(w, r)
 	}
 	return e.refuse(w, r, &decision)
@@ -140,13 +189,7 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // refuse answers a call that is not passed on. Bad credentials are the caller's
 // affair: they are no error of this server and not logged as one.
 func (e *Enforce) refuse(w http.ResponseWriter, r *http.Request, d *enforce.Decision) error {
-	if c := e.log.Check(zap.DebugLevel, "call refused"); c != nil {
-		fields := []zap.Field{zap.Stringer("reason", d.Reason)}
-		if d.Entry != nil {
-			fields = append(fields, zap.String("api_invoker_id", d.Entry.Invoker))
-		}
-		c.Write(fields...)
-	}
+	e.logRefusal(e.log, zap.DebugLevel, "call refused", d)
 	replacerOf(r).Set("http.capif.reason", d.Reason.String())
 	if e.PassErrors {
 		a := e.answers.of(d)
@@ -154,6 +197,25 @@ func (e *Enforce) refuse(w http.ResponseWriter, r *http.Request, d *enforce.Deci
 		return caddyhttp.Error(a.status, errors.New(a.detail))
 	}
 	return e.answers.of(d).write(w)
+}
+
+func (e *Enforce) logRefusal(log *zap.Logger, level zapcore.Level, message string, d *enforce.Decision) {
+	c := log.Check(level, message)
+	if c == nil {
+		return
+	}
+	fields := []zap.Field{zap.Stringer("reason", d.Reason)}
+	if d.Entry != nil {
+		fields = append(fields, zap.String("api_invoker_id", d.Entry.Invoker))
+	}
+	c.Write(fields...)
+}
+
+// sampled lets through the first ten lines of a second and then every hundredth.
+func sampled(log *zap.Logger) *zap.Logger {
+	return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, time.Second, 10, 100)
+	}))
 }
 
 func isPreflight(r *http.Request) bool {

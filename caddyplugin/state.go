@@ -10,6 +10,7 @@ import (
 	"github.com/caddy-capif/aef/internal/alarm"
 	"github.com/caddy-capif/aef/internal/denycache"
 	"github.com/caddy-capif/aef/internal/outbox"
+	"github.com/caddy-capif/aef/internal/reconcile"
 	"github.com/caddy-capif/aef/internal/revocation"
 )
 
@@ -18,13 +19,14 @@ import (
 var states = caddy.NewUsagePool()
 
 // state is what outlives a reload: the ledger with its index and epochs, the
-// deny cache, the outbox, the alarms, the metrics. It keeps no context and no
+// deny cache, the outbox, the contexts, the alarms, the metrics. It keeps no context and no
 // logger of one configuration: those come with the settings that are in force.
 type state struct {
 	path    string
 	ledger  *revocation.Ledger
 	cache   *denycache.Cache
 	outbox  *outbox.Outbox
+	context *reconcile.Reconciler
 	alarms  *alarm.Set
 	metrics *metrics
 
@@ -35,8 +37,9 @@ type state struct {
 
 // applied are the settings of one configuration that was started.
 type applied struct {
-	app      *App
-	settings *outbox.Settings
+	app       *App
+	outbox    *outbox.Settings
+	reconcile *reconcile.Settings
 }
 
 // acquireState takes a reference to the state of a ledger. It only allocates.
@@ -65,23 +68,30 @@ func newState(path string) (*state, error) {
 	}
 	s := &state{path: path, ledger: revocation.NewLedger(path), cache: cache, alarms: new(alarm.Set)}
 	s.outbox = outbox.New(s.ledger, s.alarms)
+	s.context = reconcile.New(s.ledger, s.alarms)
 	s.metrics = newMetrics(s)
 	return s, nil
 }
 
 // open opens the ledger if it is not open yet and puts the settings in force.
 // If it fails, it has changed nothing that release does not take back.
-func (s *state) open(a *App, settings *outbox.Settings) error {
+func (s *state) open(settings applied) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.applied = append(s.applied, applied{app: a, settings: settings})
+	a := settings.app
+	s.applied = append(s.applied, settings)
 	if !s.opened {
 		err := s.ledger.Open(revocation.Options{MustExist: a.options.mustExist, Logger: a.log.slog})
 		if err != nil {
 			return err
 		}
 		s.opened = true
-		s.outbox.Apply(settings)
+		s.outbox.Apply(settings.outbox)
+		s.context.Apply(settings.reconcile)
+		err = s.context.Start()
+		if err != nil {
+			return err
+		}
 		err = s.ledger.SetQueue(s.outbox)
 		if err != nil {
 			return err
@@ -104,7 +114,8 @@ func (s *state) enforceLast() {
 	last := s.applied[len(s.applied)-1]
 	s.ledger.SetLogger(last.app.log.slog)
 	s.cache.Resize(last.app.DenyCache)
-	s.outbox.Apply(last.settings)
+	s.outbox.Apply(last.outbox)
+	s.context.Apply(last.reconcile)
 }
 
 // release takes back what a configuration put in force and drops its reference.
@@ -131,6 +142,7 @@ func (s *state) release(a *App) error {
 func (s *state) Destruct() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.context.Stop()
 	s.outbox.Stop()
 	err := s.ledger.Close()
 	if err != nil {

@@ -39,7 +39,8 @@ type Token struct {
 	InvokerClaims []string `json:"invoker_claims,omitempty"`
 }
 
-// Keys are the keys that sign tokens: a JWK set or PEM files, not both.
+// Keys are the keys that sign tokens: a JWK set, PEM files, or the key of the
+// core's certificate; one of them.
 type Keys struct {
 	// JWKS is the URL of a JWK set, or the path of a file that holds one. A
 	// URL is read again every 5 minutes and, at most every 30 seconds, when a
@@ -53,6 +54,10 @@ type Keys struct {
 	// PEM are files with public keys or certificates. They are read again
 	// when they change.
 	PEM []string `json:"pem,omitempty"`
+
+	// CoreCertificate takes the key of the core's TLS server certificate,
+	// checked against trusted_ca of the core: OpenCAPIF signs tokens with it.
+	CoreCertificate bool `json:"core_certificate,omitempty"`
 }
 
 // tokenSettings are resolved settings; a route's take the place of the app's
@@ -90,9 +95,17 @@ func (s tokenSettings) with(t *Token) (tokenSettings, error) {
 			JWKS:      re.text("token_keys jwks", t.Keys.JWKS),
 			TrustedCA: re.texts("token_keys trusted_ca", t.Keys.TrustedCA),
 			PEM:       re.texts("token_keys pem", t.Keys.PEM),
+
+			CoreCertificate: t.Keys.CoreCertificate,
 		}
-		if (s.keys.JWKS == "") == (len(s.keys.PEM) == 0) {
-			return s, errors.New("token_keys: give either jwks or pem")
+		given := 0
+		for _, is := range []bool{s.keys.JWKS != "", len(s.keys.PEM) > 0, s.keys.CoreCertificate} {
+			if is {
+				given++
+			}
+		}
+		if given != 1 {
+			return s, errors.New("token_keys: give one of jwks, pem and core_certificate")
 		}
 	}
 	return s, re.err
@@ -133,7 +146,7 @@ func acquireSource(s *tokenSettings, l loggers) (*keySource, error) {
 	}
 	source := value.(*keySource)
 	source.log.set(l.slog)
-	if isURL(s.keys.JWKS) {
+	if s.keys.CoreCertificate || isURL(s.keys.JWKS) {
 		return source, nil
 	}
 	err = source.Load(context.Background())
@@ -144,6 +157,9 @@ func acquireSource(s *tokenSettings, l loggers) (*keySource, error) {
 }
 
 func (s *tokenSettings) keyName() string {
+	if s.keys.CoreCertificate {
+		return "core_certificate " + s.core.URL + " trusting " + strings.Join(s.core.TrustedCAFiles, " ")
+	}
 	if s.keys.JWKS == "" {
 		return "pem " + strings.Join(s.keys.PEM, " ")
 	}
@@ -175,6 +191,8 @@ func isURL(s string) bool { return strings.HasPrefix(s, "https://") || strings.H
 func newSource(s *tokenSettings, log *slog.Logger) (token.Source, error) {
 	options := token.Options{Logger: log}
 	switch {
+	case s.keys.CoreCertificate:
+		return coreCertificate(s.core, options)
 	case s.keys.JWKS == "":
 		return token.PEMFiles(options, s.keys.PEM...)
 	case !isURL(s.keys.JWKS):

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-capif/aef/internal/adminapi"
+	"github.com/caddy-capif/aef/internal/reconcile"
 	"github.com/caddy-capif/aef/internal/revocation"
 )
 
@@ -141,7 +142,36 @@ func lift(app *App, r *http.Request) (int, any, error) {
 		"requested_by", requestedBy(r))
 	return http.StatusOK, adminapi.LiftResponse{
 		Lifted: orEmpty(done.Claims), Cancelled: orEmpty(done.Cancelled), StillDenying: orEmpty(done.StillDenying),
+		NotInContext: orEmpty(app.notInContext(r.Context(), &asked)),
 	}, nil
+}
+
+// notInContext reads the invoker's context anew and returns the pairs of a lift
+// that it does not list: no claim denies them any more, the context does.
+func (a *App) notInContext(ctx context.Context, asked *adminapi.LiftRequest) []adminapi.Pair {
+	err := a.state.context.Hint(ctx, []string{asked.APIInvokerID})
+	if err != nil {
+		return nil
+	}
+	var pairs []adminapi.Pair
+	for _, r := range a.allRoutes() {
+		if !r.require || (asked.AEFID != "" && asked.AEFID != r.aefID) {
+			continue
+		}
+		for _, api := range r.apiIDs {
+			pair := adminapi.Pair{AEFID: r.aefID, APIID: api}
+			if (!asked.AllAPIs && !slices.Contains(asked.APIIDs, api)) || slices.Contains(pairs, pair) {
+				continue
+			}
+			answer := a.state.context.Check(ctx, reconcile.Query{
+				Invoker: asked.APIInvokerID, AEF: r.aefID, APIs: []string{api}, Require: true,
+			})
+			if !answer.Listed {
+				pairs = append(pairs, pair)
+			}
+		}
+	}
+	return pairs
 }
 
 // orEmpty makes an empty list [] in JSON, not null.

@@ -16,6 +16,7 @@ const (
 	PathClaims      = "/capif/claims"
 	PathLifts       = "/capif/lifts"
 	PathStatus      = "/capif/status"
+	PathReconcile   = "/capif/reconcile"
 )
 
 // MaxAPIIDs bounds api_ids of one request.
@@ -73,6 +74,48 @@ type LiftResponse struct {
 	Lifted       []revocation.Claim      `json:"lifted"`
 	Cancelled    []revocation.Revocation `json:"cancelled"`
 	StillDenying []revocation.Claim      `json:"still_denying"`
+	// NotInContext are pairs that no claim denies, and that are refused all
+	// the same because the core's security context does not list them.
+	NotInContext []Pair `json:"not_in_context"`
+}
+
+// Pair is an API at an AEF.
+type Pair struct {
+	AEFID string `json:"aef_id"`
+	APIID string `json:"api_id"`
+}
+
+// ReconcileRequest asks for every context to be read again.
+type ReconcileRequest struct {
+	// Accept lets a suspended mass change count: the core is right.
+	Accept bool `json:"accept,omitempty"`
+}
+
+// ReconcileResponse answers it.
+type ReconcileResponse struct {
+	// Accepted says that a mass change was suspended and now counts.
+	Accepted bool     `json:"accepted"`
+	Contexts Contexts `json:"contexts"`
+}
+
+// Contexts is the state of what the core says about API invokers.
+type Contexts struct {
+	Invokers int `json:"invokers"`
+	// Due contexts are read again before they decide.
+	Due int `json:"due"`
+	// Suspended says that a mass change is withheld; Withheld counts it.
+	Suspended     bool `json:"suspended"`
+	Withheld      int  `json:"withheld"`
+	CoreReachable bool `json:"core_reachable"`
+	// LastAnswer is when the core answered last.
+	LastAnswer time.Time `json:"last_answer,omitzero"`
+	// Oldest is how long ago the oldest context of an active API invoker was
+	// read: the worst exposure to a revoke that was announced to nobody.
+	OldestSeconds float64 `json:"oldest_seconds"`
+	Reads         uint64  `json:"reads"`
+	FailedReads   uint64  `json:"failed_reads"`
+	// LateReads are calls that were decided before their read came.
+	LateReads uint64 `json:"late_reads"`
 }
 
 // RevocationList is one page of revocations, newest first.
@@ -99,9 +142,10 @@ type Status struct {
 	Keys    []Keys   `json:"keys"`
 	Routes  []Route  `json:"routes"`
 	// Outbox is how many revocations wait for the core.
-	Outbox int           `json:"outbox"`
-	Cache  Cache         `json:"deny_cache"`
-	Alarms []alarm.Alarm `json:"alarms"`
+	Outbox   int           `json:"outbox"`
+	Contexts Contexts      `json:"contexts"`
+	Cache    Cache         `json:"deny_cache"`
+	Alarms   []alarm.Alarm `json:"alarms"`
 }
 
 // Ledger is the state of the ledger.
@@ -126,6 +170,9 @@ type Route struct {
 	AEFID   string   `json:"aef_id"`
 	APIName string   `json:"api_name,omitempty"`
 	APIIDs  []string `json:"api_ids"`
+	// Mode is enforce or monitor.
+	Mode           string `json:"mode"`
+	RequireContext bool   `json:"require_context"`
 }
 
 // Cache counts what the deny cache did since the process started.

@@ -21,6 +21,9 @@ const (
 	TokenExpired
 	TokenNotYetValid
 	TokenNoInvoker
+	// TokenNotBound: the token is not the caller's by its client certificate
+	// (401).
+	TokenNotBound
 	// TokenRevoked: this token is denied, another may pass (401).
 	TokenRevoked
 	// InsufficientScope: the scope does not name this API (403).
@@ -54,6 +57,7 @@ var reasonNames = [reasons]string{
 	TokenExpired:         "token_expired",
 	TokenNotYetValid:     "token_not_yet_valid",
 	TokenNoInvoker:       "token_no_invoker",
+	TokenNotBound:        "token_not_bound",
 	TokenRevoked:         "token_revoked",
 	InsufficientScope:    "insufficient_scope",
 	AuthorizationRevoked: "authorization_revoked",
