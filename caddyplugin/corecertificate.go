@@ -45,7 +45,7 @@ func coreCertificate(core coreclient.Settings, o token.Options) (token.Source, e
 		if err != nil {
 			return nil, fmt.Errorf("certificate of the core: %w", err)
 		}
-		defer conn.Close()
+		defer func() { _ = conn.Close() }()
 		leaf := conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
 		key, err := token.NewKey(leaf.PublicKey, "", "")
 		if err != nil {

@@ -2,19 +2,48 @@ package enforce
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-capif/aef/internal/denycache"
-	"github.com/caddy-capif/aef/internal/reconcile"
 )
 
 // Contexts says what security contexts list; *reconcile.Reconciler does.
 type Contexts interface {
 	// Check MUST NOT wait longer than a bound of its own, and is asked only
 	// for API invokers whose token was verified.
-	Check(ctx context.Context, q reconcile.Query) reconcile.Answer
+	Check(ctx context.Context, q ContextQuery) ContextAnswer
 	// WarnIfMapped looks for a likely mistake in the route's apiIds.
-	WarnIfMapped(q reconcile.Query)
+	WarnIfMapped(q ContextQuery)
+}
+
+// ContextQuery asks whether a context lists a route.
+type ContextQuery struct {
+	Invoker string
+	AEF     string
+	APIs    []string
+	// Require is false where a pair is refused only if it was listed and no
+	// longer is.
+	Require bool
+}
+
+// ContextAnswer is what the context says.
+type ContextAnswer struct {
+	// Listed says that the context lists the route.
+	Listed bool
+	// Known is false if nothing is known of the invoker and the core could
+	// not be asked.
+	Known bool
+	// Settled says that the answer may be cached.
+	Settled bool
+	// Waited says that a read was waited for: what was looked up before may
+	// be old.
+	Waited bool
+	// Seen is to be given the time, in Unix seconds, of later calls.
+	Seen *atomic.Int64
+	// ReadAt is when the read began that the answer rests on, in Unix
+	// nanoseconds; it goes on changing.
+	ReadAt *atomic.Int64
 }
 
 // ContextRule says what a route makes of contexts.
@@ -40,8 +69,8 @@ func (d *Decider) UseContexts(c Contexts, rule ContextRule) {
 	}
 }
 
-func (d *Decider) listed(ctx context.Context, e *denycache.Entry) (Reason, reconcile.Answer) {
-	q := reconcile.Query{Invoker: e.Invoker, AEF: d.route.AEFID, APIs: d.route.APIIDs, Require: d.rule.Require}
+func (d *Decider) listed(ctx context.Context, e *denycache.Entry) (Reason, ContextAnswer) {
+	q := ContextQuery{Invoker: e.Invoker, AEF: d.route.AEFID, APIs: d.route.APIIDs, Require: d.rule.Require}
 	a := d.contexts.Check(ctx, q)
 	e.Follow(denycache.Context{Seen: a.Seen, ReadAt: a.ReadAt})
 	switch {
@@ -58,5 +87,3 @@ func (d *Decider) listed(ctx context.Context, e *denycache.Entry) (Reason, recon
 func (d *Decider) tooOld(age time.Duration) bool {
 	return d.rule.MaxStaleness > 0 && age > d.rule.MaxStaleness
 }
-
-var _ Contexts = (*reconcile.Reconciler)(nil)

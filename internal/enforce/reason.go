@@ -14,12 +14,16 @@ const (
 	NoToken
 	// MalformedRequest: the request itself is wrong (400 invalid_request).
 	MalformedRequest
-	// TokenMalformed, TokenBadSignature, TokenExpired, TokenNotYetValid and
-	// TokenNoInvoker: the token is refused (401 invalid_token).
+	// TokenMalformed: the token is no well-formed access token (401
+	// invalid_token, as all that follow up to TokenRevoked).
 	TokenMalformed
+	// TokenBadSignature: no key verifies the token.
 	TokenBadSignature
+	// TokenExpired: exp has passed.
 	TokenExpired
+	// TokenNotYetValid: nbf has not been reached.
 	TokenNotYetValid
+	// TokenNoInvoker: the token does not name one API invoker.
 	TokenNoInvoker
 	// TokenNotBound: the token is not the caller's by its client certificate
 	// (401).

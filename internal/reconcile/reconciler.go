@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-capif/aef/internal/alarm"
 	"github.com/caddy-capif/aef/internal/coreclient"
+	"github.com/caddy-capif/aef/internal/enforce"
 	"github.com/caddy-capif/aef/internal/revocation"
 )
 
@@ -181,34 +182,11 @@ func (r *Reconciler) poke() {
 	}
 }
 
-// Query asks whether a context lists a route.
-type Query struct {
-	Invoker string
-	AEF     string
-	APIs    []string
-	// Require is false where a pair is refused only if it was listed and no
-	// longer is.
-	Require bool
-}
-
-// Answer is what the context says.
-type Answer struct {
-	// Listed says that the context lists the route.
-	Listed bool
-	// Known is false if nothing is known of the invoker and the core could
-	// not be asked.
-	Known bool
-	// Settled says that the answer may be cached.
-	Settled bool
-	// Waited says that a read was waited for: what was looked up before may
-	// be old.
-	Waited bool
-	// Seen is to be given the time, in Unix seconds, of later calls.
-	Seen *atomic.Int64
-	// ReadAt is when the read began that the answer rests on, in Unix
-	// nanoseconds; it goes on changing.
-	ReadAt *atomic.Int64
-}
+// Query and Answer are those of the decision.
+type (
+	Query  = enforce.ContextQuery
+	Answer = enforce.ContextAnswer
+)
 
 // errNotStarted is the answer of a reconciler that is not at work.
 var errNotStarted = errors.New("contexts are not read yet")
@@ -372,3 +350,5 @@ func (r *Reconciler) Status() Status {
 	}
 	return st
 }
+
+var _ enforce.Contexts = (*Reconciler)(nil)
