@@ -24,7 +24,11 @@
 //     returns an error that wraps [ErrNotDurable], and nothing more is
 //     acknowledged until the file has been reopened, checked and has first
 //     received what only memory had. A lift that was answered with an error
-//     has not happened, whatever reached the disk.
+//     has not happened, whatever reached the disk: it is taken back then, at
+//     the latest by Close. Only where the process is killed before that, the
+//     file decides.
+//   - A file in which a claim or a pending revocation is damaged or missing is
+//     refused when it is opened; a sum over all of them is kept for that.
 //
 // Lookups ([Ledger.Covering]) read memory only, take no lock that all calls
 // share, and stay correct after Close.

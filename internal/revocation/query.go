@@ -52,6 +52,9 @@ func readRevocation(tx *bolt.Tx, sequence uint64) (Revocation, error) {
 
 // Revocation returns one record by its id, or an error wrapping [ErrNotFound].
 func (l *Ledger) Revocation(id string) (Revocation, error) {
+	if !l.Ready() {
+		return Revocation{}, fmt.Errorf("ledger %s: %w", l.path, ErrNotReady)
+	}
 	sequence, err := l.parseRevocationID(id)
 	if err != nil {
 		return Revocation{}, err

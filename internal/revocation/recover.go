@@ -147,7 +147,7 @@ func verify(db *bolt.DB, tag string) error {
 		if err != nil {
 			return err
 		}
-		for _, name := range [][]byte{bucketExpiry, bucketRevocations} {
+		for _, name := range buckets {
 			err := tx.Bucket(name).ForEach(func(_, _ []byte) error { return nil })
 			if err != nil {
 				return err

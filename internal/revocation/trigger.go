@@ -103,6 +103,8 @@ func (t *txn) trigger(asked *Trigger, s *Scope, sequence uint64) (Revocation, er
 			t.putRevocation(&r)
 			t.putAEFClaim(&r, sequence)
 		}
+		// Known in memory already, unless a failed recovery reached the disk.
+		t.notePending(&r)
 		return r, nil
 	}
 	r := Revocation{
@@ -114,13 +116,17 @@ func (t *txn) trigger(asked *Trigger, s *Scope, sequence uint64) (Revocation, er
 	}
 	t.putRevocation(&r)
 	t.put(bucketPending, pendingKey(s, sequence), nil)
-	t.pending = append(t.pending, pendingChange{
-		ref: PendingRef{Sequence: sequence, Invoker: s.Invoker, Due: t.at}, pending: true,
-	})
+	t.notePending(&r)
 	if asked.Hold {
 		t.putAEFClaim(&r, sequence)
 	}
 	return r, nil
+}
+
+func (t *txn) notePending(r *Revocation) {
+	t.pending = append(t.pending, pendingChange{
+		ref: PendingRef{Sequence: r.Sequence, Invoker: r.InvokerID, Due: t.at}, pending: true,
+	})
 }
 
 func (t *txn) putAEFClaim(r *Revocation, sequence uint64) {
