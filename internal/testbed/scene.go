@@ -77,6 +77,18 @@ type AEF struct {
 	RouteExtra   string // lines in the block of capif_enforce
 	SiteExtra    string // lines in the site of the service API
 	OptionsExtra string // lines among the global options of Caddy
+	CoreExtra    string // lines in the block of the core
+	// CallbackExtra are lines in the block of capif_callback, such as a
+	// hint_path.
+	CallbackExtra string
+	// TokenKeys is what follows token_keys. Default: the core's JWK set if
+	// there is one.
+	TokenKeys string
+	// APIID and OtherAPIID are the apiIds of the two routes.
+	APIID, OtherAPIID string
+	// MutualTLS serves the service API over TLS and requires a certificate
+	// of the core's authority from callers.
+	MutualTLS bool
 
 	CertFile, KeyFile, CAFile string
 	JWKS, BackendAddress      string
@@ -94,6 +106,10 @@ func (s *Scene) AddAEF(id, provider string) (*AEF, error) {
 		ID: id, Dir: dir, Ledger: filepath.Join(dir, "ledger.db"), CoreURL: s.Core.URL(),
 		CAFile: filepath.Join(s.Dir, "core-ca.pem"), JWKS: s.Core.JWKSURL(),
 		BackendAddress: s.Backend.Listener.Addr().String(), Profile: "strict",
+		APIID: APIID, OtherAPIID: OtherAPIID,
+	}
+	if a.JWKS != "" {
+		a.TokenKeys = "jwks " + a.JWKS
 	}
 	for _, address := range []*string{&a.Admin, &a.API, &a.Callback} {
 		*address, err = FreeAddress()
@@ -130,6 +146,8 @@ var caddyfileTemplate = template.Must(template.New("Caddyfile").Parse(`{
 		# callback's site has no host name either, or its client_auth would
 		# not be reached.
 		strict_sni_host insecure_off
+		# Caddy's own limit would answer for the handler.
+		max_header_size 128KiB
 		protocols h1 h2
 	}
 	{{.OptionsExtra}}
@@ -139,18 +157,26 @@ var caddyfileTemplate = template.Must(template.New("Caddyfile").Parse(`{
 			profile     {{.Profile}}
 			client_cert {{.CertFile}} {{.KeyFile}}
 			trusted_ca  {{.CAFile}}
+			{{.CoreExtra}}
 		}
-		{{if .JWKS}}token_keys jwks {{.JWKS}}{{end}}
+		{{if .TokenKeys}}token_keys {{.TokenKeys}}{{end}}
 		ledger {{.Ledger}}
 		{{.GlobalExtra}}
 	}
 }
 
-http://{{.API}} {
-	{{.SiteExtra}}
+{{if .MutualTLS}}https://:{{.APIPort}} {
+	tls {{.CertFile}} {{.KeyFile}} {
+		client_auth {
+			mode require_and_verify
+			trust_pool file {{.CAFile}}
+		}
+	}
+{{else}}http://{{.API}} {
+{{end}}	{{.SiteExtra}}
 	handle /location/* {
 		capif_enforce {
-			api_id   ` + APIID + `
+			api_id   {{.APIID}}
 			api_name ` + APIName + `
 			{{.RouteExtra}}
 		}
@@ -158,7 +184,7 @@ http://{{.API}} {
 	}
 	handle /qos/* {
 		capif_enforce {
-			api_id   ` + OtherAPIID + `
+			api_id   {{.OtherAPIID}}
 			api_name ` + OtherAPIName + `
 			{{.RouteExtra}}
 		}
@@ -174,6 +200,7 @@ https://:{{.CallbackPort}} {
 	}
 	capif_callback {
 		core_identity san ` + coretest.CoreDNSName + `
+		{{.CallbackExtra}}
 	}
 }
 `))
@@ -189,10 +216,15 @@ func (a *AEF) Caddyfile() (string, error) {
 }
 
 // CallbackPort returns the port of the callback.
-func (a *AEF) CallbackPort() string {
-	_, port, err := net.SplitHostPort(a.Callback)
+func (a *AEF) CallbackPort() string { return portOf(a.Callback) }
+
+// APIPort returns the port of the service API.
+func (a *AEF) APIPort() string { return portOf(a.API) }
+
+func portOf(address string) string {
+	_, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return a.Callback
+		return address
 	}
 	return port
 }
