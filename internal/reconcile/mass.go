@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"container/list"
 	"fmt"
 	"sync"
 	"time"
@@ -27,39 +28,102 @@ const (
 )
 
 type mass struct {
-	mu        sync.Mutex
-	reads     map[string]counted
-	suspended bool
-	since     time.Time
+	mu sync.Mutex
+	// Who was read in the window, and what those reads would change.
+	read, refused, listed window
+	newest                time.Time
+	suspended             bool
+	since                 time.Time
+	ended                 time.Time // of the last suspension
 }
 
-type counted struct {
-	at   time.Time
-	kind change
+// window holds invokers by when they were noted last.
+type window struct {
+	order list.List // of noted, the oldest first
+	by    map[string]*list.Element
+}
+
+type noted struct {
+	invoker string
+	at      time.Time
+}
+
+func (w *window) note(invoker string, at time.Time) {
+	w.drop(invoker)
+	if w.by == nil {
+		w.by = make(map[string]*list.Element)
+	}
+	w.by[invoker] = w.order.PushBack(noted{invoker, at})
+}
+
+func (w *window) drop(invoker string) {
+	e, ok := w.by[invoker]
+	if ok {
+		w.order.Remove(e)
+		delete(w.by, invoker)
+	}
+}
+
+// expire forgets what is older than from.
+func (w *window) expire(from time.Time) {
+	for e := w.order.Front(); e != nil; e = w.order.Front() {
+		n := e.Value.(noted)
+		if !n.at.Before(from) {
+			return
+		}
+		w.drop(n.invoker)
+	}
+}
+
+func (w *window) clear() {
+	w.order.Init()
+	clear(w.by)
 }
 
 // withhold counts a read and says whether its change is withheld.
 func (m *mass) withhold(s *Settings, alarms *alarm.Set, invoker string, begun time.Time, kind change) bool {
+	return m.count(s, alarms, invoker, begun, kind, false)
+}
+
+// disbelieve counts a 404 that nothing supports. It changes nothing; where the
+// core says it of everyone, an operator is told, however few they are.
+func (m *mass) disbelieve(s *Settings, alarms *alarm.Set, invoker string, begun time.Time, kind change) {
+	m.count(s, alarms, invoker, begun, kind, true)
+}
+
+func (m *mass) count(s *Settings, alarms *alarm.Set, invoker string, begun time.Time, kind change, disbelieved bool) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if begun.Before(m.ended) {
+		return kind != noChange // begun during the last suspension: it is read again
+	}
 	if m.suspended {
 		// What was read before the suspension counts no more than it would
 		// have then, and ends nothing.
 		return kind != noChange || begun.Before(m.since)
 	}
-	if m.reads == nil {
-		m.reads = make(map[string]counted)
+	if begun.After(m.newest) {
+		m.newest = begun
 	}
-	old, known := m.reads[invoker]
-	if !known || kind != noChange || begun.Sub(old.at) > s.Interval {
-		m.reads[invoker] = counted{at: begun, kind: kind}
+	m.read.note(invoker, begun)
+	if kind != noChange {
+		// One that was refused and is listed again is back where it was.
+		m.refused.drop(invoker)
+		m.listed.drop(invoker)
 	}
-	if kind == noChange {
-		return false
+	if kind&newlyRefused != 0 {
+		m.refused.note(invoker, begun)
 	}
-	total, refused, listed := m.tally(begun.Add(-s.Interval))
+	if kind&newlyListed != 0 {
+		m.listed.note(invoker, begun)
+	}
+	for _, w := range []*window{&m.read, &m.refused, &m.listed} {
+		w.expire(m.newest.Add(-s.Interval))
+	}
+	total, refused, listed := len(m.read.by), len(m.refused.by), len(m.listed.by)
 	limit := max(massLeast, total*massPercent/100)
-	if refused <= limit && listed <= limit {
+	ofAll := disbelieved && refused > 1 && refused == total
+	if kind == noChange || (refused <= limit && listed <= limit && !ofAll) {
 		return false
 	}
 	m.suspended, m.since = true, time.Now()
@@ -67,24 +131,6 @@ func (m *mass) withhold(s *Settings, alarms *alarm.Set, invoker string, begun ti
 		"of %d API invokers read within %s, the core would newly refuse %d and newly list %d; the rest is withheld. If the core is right, accept it (POST /capif/reconcile with {\"accept\":true}); if it lost its data, mend it",
 		total, s.Interval, refused, listed))
 	return true
-}
-
-// tally counts what is in the window and forgets what is not.
-func (m *mass) tally(from time.Time) (int, int, int) {
-	refused, listed := 0, 0
-	for invoker, c := range m.reads {
-		if c.at.Before(from) {
-			delete(m.reads, invoker)
-			continue
-		}
-		if c.kind&newlyRefused != 0 {
-			refused++
-		}
-		if c.kind&newlyListed != 0 {
-			listed++
-		}
-	}
-	return len(m.reads), refused, listed
 }
 
 func (m *mass) isSuspended() bool {
@@ -106,7 +152,12 @@ func (m *mass) end() bool {
 	defer m.mu.Unlock()
 	was := m.suspended
 	m.suspended = false
-	m.reads = nil
+	m.read.clear()
+	m.refused.clear()
+	m.listed.clear()
+	if was {
+		m.ended = time.Now()
+	}
 	return was
 }
 
@@ -114,16 +165,20 @@ func (m *mass) end() bool {
 // context is read again, and the first read of each may change anything. It
 // reports whether a mass change was suspended.
 func (r *Reconciler) Accept() bool {
-	was := r.mass.end()
-	if !was {
+	if !r.mass.isSuspended() {
 		return false
 	}
+	// First the marks, then the end: a read that begins after the end and finds
+	// no mark would count towards the next suspension. The mark lasts until a
+	// read that began after it.
+	from := r.clock.Load() + 1
 	for _, rec := range r.records.all() {
 		rec.mu.Lock()
-		rec.free = true
+		rec.free = from
 		rec.pending = noChange
 		rec.mu.Unlock()
 	}
+	r.mass.end()
 	r.alarms.Clear(r.settings.Load().Logger, alarm.MassChangeSuspended)
 	r.raiseAll()
 	return true
@@ -131,12 +186,12 @@ func (r *Reconciler) Accept() bool {
 
 // endIfGone ends a suspension after a complete pass, begun after it, that no
 // longer showed the change.
-func (r *Reconciler) endIfGone(s *Settings, list []*record, begun time.Time) {
+func (r *Reconciler) endIfGone(s *Settings, pass []*record, begun time.Time) {
 	if !r.mass.suspendedBefore(begun) {
 		return
 	}
 	total, refused, listed := 0, 0, 0
-	for _, rec := range list {
+	for _, rec := range pass {
 		rec.mu.Lock()
 		total++
 		if rec.pending&newlyRefused != 0 {

@@ -3,7 +3,9 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,6 +52,7 @@ const (
 	storeTimeout      = 10 * time.Second
 	hintGather        = time.Second
 	unreachableStreak = 2
+	failsAlone        = 3
 )
 
 // Settings belong to one configuration and are replaced with it.
@@ -65,7 +68,10 @@ type Settings struct {
 	CoreLift bool
 	// Hosted returns the aefIds that are hosted here.
 	Hosted func() []string
-	Logger *slog.Logger
+	// Reachable, if set, is called at the end of a time in which the core was
+	// unreachable. It must not block.
+	Reachable func()
+	Logger    *slog.Logger
 }
 
 // Reconciler reads contexts. Make one with [New].
@@ -86,13 +92,18 @@ type Reconciler struct {
 	background chan struct{}
 	limiter    *rate.Limiter
 	wake       chan struct{}
-	failures   atomic.Int32 // reads without an answer since the last answer
+	paced      chan struct{} // the interval changed
+	failures   atomic.Int32  // reads without an answer since the last answer
 	witnessed  witness
+	search     search
+	probes     probes
 	gather     gatherer
+	named      gathered
 	stats      stats
 
-	ctx     context.Context //nolint:containedctx // from Start to Stop
+	ctx     context.Context //nolint:containedctx // ends with Stop
 	cancel  context.CancelFunc
+	started atomic.Bool // what is stored has been read
 	workers sync.WaitGroup
 	life    sync.RWMutex
 	stopped bool
@@ -111,9 +122,13 @@ func New(store Store, alarms *alarm.Set) *Reconciler {
 		records:    records{m: make(map[string]*record)},
 		foreground: make(chan struct{}, foregroundReads),
 		background: make(chan struct{}, backgroundReads),
-		limiter:    rate.NewLimiter(backgroundPerSec, backgroundReads),
+		limiter:    rate.NewLimiter(backgroundPerSec, 1),
 		wake:       make(chan struct{}, 1),
+		paced:      make(chan struct{}, 1),
+		search:     search{turn: make(chan struct{}, 1)},
+		probes:     probes{slots: make(chan struct{}, probeReads)},
 	}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.clock.Store(1)
 	r.all.Store(1) // the start counts as a hint
 	return r
@@ -131,36 +146,58 @@ func (r *Reconciler) Apply(s *Settings) {
 	if c.MaxInvokers <= 0 {
 		c.MaxInvokers = DefaultMaxInvokers
 	}
-	r.settings.Store(&c)
+	if c.Hosted == nil {
+		c.Hosted = func() []string { return nil }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	old := r.settings.Swap(&c)
+	if old != nil && old.Interval != c.Interval {
+		select {
+		case r.paced <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // Start reads what is stored and begins to work. Every context is due: whatever
-// was announced while this process was down was lost.
+// was announced while this process was down was lost. Until it has returned,
+// nothing is known of anybody.
 func (r *Reconciler) Start() error {
-	r.ctx, r.cancel = context.WithCancel(context.Background())
+	if r.started.Load() {
+		return nil
+	}
 	err := r.store.Contexts(func(c revocation.Context) {
 		rec, _ := r.records.obtain(c.Invoker)
+		rec.mu.Lock()
+		defer rec.mu.Unlock()
 		rec.known, rec.context = true, c
 		rec.readAt.Store(c.ReadAt.UnixNano())
-		rec.seen.Store(c.ReadAt.Unix())
+		if rec.seen.Load() == 0 {
+			rec.seen.Store(c.ReadAt.Unix())
+		}
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("reading the stored contexts: %w", err)
+	}
+	if r.started.Swap(true) {
+		return nil
 	}
 	r.spawn(r.run)
 	r.poke()
 	return nil
 }
 
-// Stop ends all reads and waits for them.
+// Stop ends all reads and waits for them. Calls that come later are decided by
+// what is known. It is idempotent.
 func (r *Reconciler) Stop() {
-	if r.cancel == nil {
-		return
-	}
 	r.life.Lock()
 	r.stopped = true
 	r.life.Unlock()
 	r.cancel()
+	r.gather.close(r.raiseAll)
+	r.named.close(r.raiseGathered)
 	r.workers.Wait()
 }
 
@@ -189,7 +226,10 @@ type (
 )
 
 // errNotStarted is the answer of a reconciler that is not at work.
-var errNotStarted = errors.New("contexts are not read yet")
+var errNotStarted = errors.New("contexts are not read now: not started yet, or stopped")
+
+// errRemoved says that a record was evicted, or its invoker offboarded.
+var errRemoved = errors.New("the context was forgotten meanwhile")
 
 // Check says whether the context of an invoker lists a route. It waits for a
 // read where one is needed, no longer than Settings.Wait. Only an invoker whose
@@ -202,6 +242,10 @@ func (r *Reconciler) Check(ctx context.Context, q Query) Answer {
 		return answer
 	}
 	err := r.await(ctx, rec, &q, now)
+	if errors.Is(err, errRemoved) {
+		rec = r.obtain(q.Invoker, now)
+		err = r.await(ctx, rec, &q, now)
+	}
 	answer = r.known(rec, &q, now)
 	answer.Waited = true
 	if err != nil {
@@ -211,26 +255,34 @@ func (r *Reconciler) Check(ctx context.Context, q Query) Answer {
 	return answer
 }
 
-// known is the answer by what is known now.
+// known is the answer by what is known now. Before the stored contexts have been
+// read, it is not even known that a pair was never listed.
 func (r *Reconciler) known(rec *record, q *Query, now time.Time) Answer {
+	started := r.started.Load()
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
-	listed := rec.known && rec.answer(q.AEF, q.APIs, q.Require)
-	if !q.Require && !rec.known {
+	known := started && rec.known && !rec.removed
+	listed := known && rec.answer(q.AEF, q.APIs, q.Require)
+	if !q.Require && !known {
 		listed = true
 	}
-	fresh := rec.known && rec.begun >= max(r.all.Load(), rec.named) && rec.begun > 0
+	fresh := known && rec.begun > 0 && !r.dueLocked(rec)
 	return Answer{
-		Listed: listed, Known: rec.known || !q.Require,
+		Listed: listed, Known: known || (!q.Require && started && !rec.removed),
 		Settled: listed && fresh && rec.pending == noChange && r.young(rec, now),
 		Seen:    &rec.seen, ReadAt: &rec.readAt,
 	}
 }
 
+// dueLocked says whether the last applied read is older than a hint.
+func (r *Reconciler) dueLocked(rec *record) bool {
+	return rec.begun < max(r.all.Load(), rec.named)
+}
+
 // young needs rec.mu. Twice the interval, for the timer needs time to get round.
 func (r *Reconciler) young(rec *record, now time.Time) bool {
 	s := r.settings.Load()
-	return s != nil && (rec.age(now) < 2*s.Interval || now.Sub(rec.heldAt) < s.Interval)
+	return s != nil && !rec.asleep && (rec.age(now) < 2*s.Interval || now.Sub(rec.heldAt) < s.Interval)
 }
 
 // needsRead says whether a call that started at now needs a read of its own.
@@ -245,7 +297,8 @@ func (r *Reconciler) needsReadLocked(rec *record, q *Query, need uint64, now tim
 		return true
 	}
 	if !rec.answer(q.AEF, q.APIs, q.Require) {
-		return rec.age(now) >= notListedFor
+		// What was withheld was asked all the same.
+		return min(rec.age(now), now.Sub(rec.heldAt)) >= notListedFor
 	}
 	return !r.young(rec, now)
 }
@@ -254,26 +307,35 @@ func (r *Reconciler) obtain(invoker string, now time.Time) *record {
 	rec, count := r.records.obtain(invoker)
 	rec.seen.Store(now.Unix())
 	s := r.settings.Load()
-	if s != nil && r.ctx != nil && count > s.MaxInvokers {
-		r.evict(s, count)
+	if s != nil && r.started.Load() && count > s.MaxInvokers {
+		r.evict(s, rec, count)
 	}
 	return rec
 }
 
-// evict forgets the contexts of those not seen for longest. They are read again
-// at their next call.
-func (r *Reconciler) evict(s *Settings, count int) {
+// evict forgets the contexts of those not seen for longest, but for newcomer's.
+// They are read again at their next call. Those that remember what is no longer
+// listed go last, for a read does not bring that back.
+func (r *Reconciler) evict(s *Settings, newcomer *record, count int) {
 	list := r.records.all()
 	over := min(count-s.MaxInvokers+s.MaxInvokers/10, len(list)-1)
-	var gone []string
-	for _, rec := range list[len(list)-over:] {
+	var first, last []string
+	for _, rec := range slices.Backward(list) {
+		if len(first) == over {
+			break
+		}
 		rec.mu.Lock()
-		if rec.flight == nil {
-			gone = append(gone, rec.invoker)
+		switch {
+		case rec == newcomer || rec.flight != nil:
+		case len(rec.context.Gone) == 0:
+			first = append(first, rec.invoker)
+		case len(last) < over:
+			last = append(last, rec.invoker)
 		}
 		rec.mu.Unlock()
 	}
-	r.records.remove(gone)
+	first = append(first, last[:min(over-len(first), len(last))]...)
+	gone := r.records.remove(first, func(rec *record) bool { return rec.flight != nil })
 	for _, invoker := range gone {
 		r.store.Epoch(invoker).Add(1)
 	}
@@ -296,7 +358,7 @@ func (r *Reconciler) forget(s *Settings, invokers []string) {
 
 // Gone forgets the contexts of offboarded invokers.
 func (r *Reconciler) Gone(ctx context.Context, invokers []string) error {
-	r.records.remove(invokers)
+	r.records.remove(invokers, nil)
 	for _, invoker := range invokers {
 		r.store.Epoch(invoker).Add(1)
 	}
@@ -336,7 +398,7 @@ func (r *Reconciler) Status() Status {
 	lately := time.Now().Add(-2 * s.Interval).Unix()
 	for _, rec := range r.records.all() {
 		rec.mu.Lock()
-		if rec.begun < max(r.all.Load(), rec.named) {
+		if r.dueLocked(rec) {
 			st.Due++
 		}
 		if rec.pending != noChange {

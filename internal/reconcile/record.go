@@ -24,15 +24,40 @@ type record struct {
 	begun   uint64 // the clock when the last applied read began; 0 before the first
 	named   uint64 // the clock at the last hint that named this invoker
 	flight  *flight
-	// free lets the next read change anything: an operator accepted it.
-	free bool
+	// removed says that this record is no longer in the map: nothing may be
+	// read or decided by it any more.
+	removed bool
+	// asleep says that the timer no longer reads this one, so the next call
+	// waits for a read, however young the last one is.
+	asleep bool
+	// free, if not 0, lets reads change anything, the last of them the first
+	// one begun at that clock: an operator accepted it.
+	free uint64
 	// pending is the change that the last read showed and that was withheld.
 	pending change
 	heldAt  time.Time // when that read began
 	warned  bool      // a likely wrong api_id was reported
+	// failedAt is when the last read failed, in Unix nanoseconds, 0 if it did
+	// not; alone counts how often it failed again although the core had
+	// answered about others in between.
+	failedAt int64
+	alone    int
+	// unsaved are the words that are still to be made durable, in their order.
+	unsaved []unsaved
+	saving  bool
 }
 
-// flight is a read under way.
+// unsaved is a word on its way to the ledger.
+type unsaved struct {
+	word revocation.Context
+	// changed says that the ledger holds another word.
+	changed bool
+	// judged says that the word counts for claims.
+	judged bool
+}
+
+// flight is a read under way. Only the goroutine that runs it looks at begun and
+// at before done is closed.
 type flight struct {
 	begun uint64 // the clock when it began
 	at    time.Time
@@ -63,7 +88,7 @@ func (r *record) age(now time.Time) time.Duration {
 
 // records holds them all.
 type records struct {
-	mu sync.RWMutex
+	mu sync.RWMutex // locked before a record's
 	m  map[string]*record
 }
 
@@ -89,12 +114,26 @@ func (rs *records) obtain(invoker string) (*record, int) {
 	return r, len(rs.m)
 }
 
-func (rs *records) remove(invokers []string) {
+// remove takes records out, unless keep says otherwise, and returns whose they
+// were. Reads under way for them come to nothing.
+func (rs *records) remove(invokers []string, keep func(*record) bool) []string {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
+	var removed []string
 	for _, invoker := range invokers {
-		delete(rs.m, invoker)
+		rec := rs.m[invoker]
+		if rec == nil {
+			continue
+		}
+		rec.mu.Lock()
+		if keep == nil || !keep(rec) {
+			rec.removed = true
+			delete(rs.m, invoker)
+			removed = append(removed, invoker)
+		}
+		rec.mu.Unlock()
 	}
+	return removed
 }
 
 // all returns the records, those seen last first.

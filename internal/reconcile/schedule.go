@@ -3,8 +3,8 @@ package reconcile
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -13,30 +13,39 @@ import (
 // gathered to its end; none is dropped. A name that is not known causes no read.
 func (r *Reconciler) Hint(ctx context.Context, invokers []string) error {
 	if len(invokers) > 0 {
+		known := false
 		for _, invoker := range invokers {
-			r.raise(invoker)
+			known = r.raise(invoker) || known
 		}
-		r.poke()
+		if known {
+			r.poke()
+		}
 		return nil
 	}
 	return r.gather.join(ctx, r.raiseAll)
 }
 
-// raise marks one invoker, and its reads in flight.
-func (r *Reconciler) raise(invoker string) {
+// raise marks one invoker, and its reads in flight. It reports whether it is
+// known.
+func (r *Reconciler) raise(invoker string) bool {
 	rec := r.records.get(invoker)
-	if rec == nil {
-		return
+	if rec != nil {
+		rec.mu.Lock()
+		rec.named = r.clock.Add(1)
+		rec.mu.Unlock()
 	}
-	rec.mu.Lock()
-	rec.named = r.clock.Add(1)
-	rec.mu.Unlock()
+	// Also where nothing is known: one that is just being evicted may still
+	// have cached verdicts.
 	r.store.Epoch(invoker).Add(1)
+	return rec != nil
 }
 
 // raiseAll marks every invoker: first the clock, then the epochs.
 func (r *Reconciler) raiseAll() {
-	r.all.Store(r.clock.Add(1))
+	at := r.clock.Add(1)
+	for old := r.all.Load(); old < at && !r.all.CompareAndSwap(old, at); old = r.all.Load() {
+		continue // it only rises, whoever else raises it
+	}
 	r.store.RaiseEpochs()
 	r.poke()
 }
@@ -46,20 +55,23 @@ type gatherer struct {
 	mu   sync.Mutex
 	last time.Time
 	next chan struct{} // closed when the action that is waited for has run
+	// timer runs that action; closed says that none may be set any more.
+	timer  *time.Timer
+	closed bool
 }
 
 func (g *gatherer) join(ctx context.Context, act func()) error {
 	g.mu.Lock()
 	if g.next == nil {
 		wait := hintGather - time.Since(g.last)
-		if wait <= 0 || g.last.IsZero() {
+		if wait <= 0 || g.last.IsZero() || g.closed {
 			act()
 			g.last = time.Now()
 			g.mu.Unlock()
 			return nil
 		}
 		g.next = make(chan struct{})
-		time.AfterFunc(wait, func() { g.run(act) })
+		g.timer = time.AfterFunc(wait, func() { g.run(act) })
 	}
 	next := g.next
 	g.mu.Unlock()
@@ -71,9 +83,23 @@ func (g *gatherer) join(ctx context.Context, act func()) error {
 	}
 }
 
+// close runs what is waited for at once, and from now on everything.
+func (g *gatherer) close(act func()) {
+	g.mu.Lock()
+	g.closed = true
+	if g.timer != nil {
+		g.timer.Stop()
+	}
+	g.mu.Unlock()
+	g.run(act)
+}
+
 func (g *gatherer) run(act func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.next == nil {
+		return
+	}
 	act()
 	g.last = time.Now()
 	close(g.next)
@@ -91,19 +117,22 @@ func (r *Reconciler) run() {
 		if retry > 0 {
 			again = time.After(retry)
 		}
-		complete := true
+		done := true
 		select {
 		case <-r.ctx.Done():
 			return
+		case <-r.paced:
+			pass.Reset(r.interval())
+			continue
 		case <-r.wake:
-			complete = r.readDue()
+			done = r.readDue()
 		case <-again:
-			complete = r.readDue()
+			done = r.readDue()
 		case <-pass.C:
-			complete = r.readAll()
+			done = r.readAll()
 			pass.Reset(r.interval())
 		}
-		if complete {
+		if done {
 			retry = 0
 		} else {
 			retry = min(max(2*retry, time.Second), 30*time.Second)
@@ -122,89 +151,67 @@ func (r *Reconciler) interval() time.Duration {
 
 // readDue reads what is due and reports whether nothing stayed due.
 func (r *Reconciler) readDue() bool {
-	return r.readEach(r.records.all(), func(rec *record) bool {
-		return rec.begun < max(r.all.Load(), rec.named)
+	list := r.records.all()
+	complete := r.readEach(list, job{
+		wants:   r.dueLocked,
+		serves:  func(rec *record, f *flight) bool { return f.begun >= max(r.all.Load(), rec.named) },
+		between: func() {},
+	})
+	return complete && !slices.ContainsFunc(list, func(rec *record) bool {
+		rec.mu.Lock()
+		defer rec.mu.Unlock()
+		return !rec.removed && r.dueLocked(rec)
 	})
 }
 
-// readAll reads all that were seen lately: a complete pass.
+// readAll reads all that were seen lately, and all of which something is
+// withheld: a complete pass. What becomes due meanwhile goes before it. It
+// reports whether nothing is left to be tried again soon.
 func (r *Reconciler) readAll() bool {
 	s := r.settings.Load()
 	if s == nil {
 		return true
 	}
 	begun := time.Now()
-	lately := begun.Add(-lateIntervals * s.Interval).Unix()
-	var list []*record
-	for _, rec := range r.records.all() {
-		if rec.seen.Load() >= lately {
-			list = append(list, rec)
-		}
-	}
-	complete := r.readEach(list, func(rec *record) bool {
-		return time.Unix(0, rec.readAt.Load()).Before(begun)
+	done := true
+	list := r.awake(begun.Add(-lateIntervals * s.Interval).Unix())
+	complete := r.readEach(list, job{
+		wants:  func(rec *record) bool { return time.Unix(0, rec.readAt.Load()).Before(begun) },
+		serves: func(_ *record, f *flight) bool { return !f.at.Before(begun) },
+		between: func() {
+			select {
+			case <-r.wake:
+				done = r.readDue()
+			default:
+			}
+		},
 	})
 	if complete {
 		r.endIfGone(s, list, begun)
 	}
-	return complete
+	return done && complete
+}
+
+// awake returns the records that the timer reads. What is cached about the
+// others ends: their next call waits for a read.
+func (r *Reconciler) awake(lately int64) []*record {
+	var list []*record
+	for _, rec := range r.records.all() {
+		rec.mu.Lock()
+		stays := rec.seen.Load() >= lately || rec.pending != noChange
+		falls := !stays && !rec.asleep
+		rec.asleep = rec.asleep || falls
+		rec.mu.Unlock()
+		if falls {
+			r.store.Epoch(rec.invoker).Add(1)
+		}
+		if stays {
+			list = append(list, rec)
+		}
+	}
+	return list
 }
 
 // lateIntervals is for how many intervals after its last call an invoker is read
 // by the timer.
 const lateIntervals = 12
-
-// readEach reads those records of the list that want it, within the budget, and
-// reports whether every read succeeded. A core that does not answer is not asked
-// for the whole list.
-func (r *Reconciler) readEach(list []*record, wanted func(*record) bool) bool {
-	var failed atomic.Int32
-	var flights sync.WaitGroup
-	defer flights.Wait()
-	for _, rec := range list {
-		if failed.Load() >= backgroundReads {
-			return false
-		}
-		rec.mu.Lock()
-		want := wanted(rec)
-		rec.mu.Unlock()
-		if !want {
-			continue
-		}
-		if r.limiter.Wait(r.ctx) != nil {
-			return false
-		}
-		select {
-		case r.background <- struct{}{}:
-		case <-r.ctx.Done():
-			return false
-		}
-		flights.Go(func() {
-			defer func() { <-r.background }()
-			if r.readInBackground(rec) != nil {
-				failed.Add(1)
-			}
-		})
-	}
-	flights.Wait()
-	return failed.Load() == 0
-}
-
-// readInBackground reads one record, or waits for the read that a call began.
-func (r *Reconciler) readInBackground(rec *record) error {
-	rec.mu.Lock()
-	f := rec.flight
-	if f != nil {
-		rec.mu.Unlock()
-		select {
-		case <-f.done:
-			return f.err
-		case <-r.ctx.Done():
-			return errNotStarted
-		}
-	}
-	f = r.beginLocked(rec)
-	rec.mu.Unlock()
-	r.fly(r.settings.Load(), rec, f)
-	return f.err
-}
