@@ -261,7 +261,8 @@ func (l *Ledger) IsPending(sequence uint64) bool {
 }
 
 // WaitDecided returns when none of the revocations is pending any more, or
-// with ctx's error when ctx ends first.
+// with ctx's error when ctx ends first, or with [ErrNotReady] when the ledger is
+// closed.
 func (l *Ledger) WaitDecided(ctx context.Context, sequences []uint64) error {
 	for _, sequence := range sequences {
 		l.pendingMu.Lock()
@@ -272,6 +273,8 @@ func (l *Ledger) WaitDecided(ctx context.Context, sequences []uint64) error {
 		}
 		select {
 		case <-w:
+		case <-l.stopped:
+			return fmt.Errorf("ledger %s: %w", l.path, ErrNotReady)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
