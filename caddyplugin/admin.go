@@ -189,7 +189,8 @@ func limitOf(text string) (int, error) {
 	return n, nil
 }
 
-// reconcileNow has every context read again, and with accept lets a suspended
+// reconcileNow has every context read again and the event subscription
+// confirmed, and with accept lets a suspended
 // mass change count.
 func reconcileNow(app *App, r *http.Request) (int, any, error) {
 	var asked adminapi.ReconcileRequest
@@ -197,6 +198,7 @@ func reconcileNow(app *App, r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	app.state.events.Poke()
 	var answer adminapi.ReconcileResponse
 	if asked.Accept {
 		answer.Accepted = app.state.context.Accept()
@@ -223,6 +225,14 @@ func contextsOf(app *App) adminapi.Contexts {
 	return c
 }
 
+func subscriptionOf(app *App) adminapi.Subscription {
+	st := app.state.events.Status()
+	return adminapi.Subscription{
+		Configured: st.Configured, Subscribed: st.Subscribed, ID: st.ID, Events: st.Events, RefusedEvents: st.Refused,
+		Since: st.Since, Checked: st.Checked, Error: st.Error,
+	}
+}
+
 func showStatus(app *App, _ *http.Request) (int, any, error) {
 	ledger := app.state.ledger.Stats()
 	cache := app.state.cache.Stats()
@@ -235,12 +245,13 @@ func showStatus(app *App, _ *http.Request) (int, any, error) {
 			Path: app.state.path, Ready: app.state.ledger.Ready(), Failing: ledger.Failing,
 			DeniedScopes: ledger.DeniedScopes, Pending: ledger.Pending,
 		},
-		Keys:     []adminapi.Keys{},
-		Routes:   []adminapi.Route{},
-		Outbox:   app.state.outbox.Depth(),
-		Contexts: contextsOf(app),
-		Cache:    adminapi.Cache{Dropped: cache.Dropped, Rejected: cache.Rejected, Evicted: cache.Evicted},
-		Alarms:   app.state.alarms.List(),
+		Keys:         []adminapi.Keys{},
+		Routes:       []adminapi.Route{},
+		Outbox:       app.state.outbox.Depth(),
+		Contexts:     contextsOf(app),
+		Subscription: subscriptionOf(app),
+		Cache:        adminapi.Cache{Dropped: cache.Dropped, Rejected: cache.Rejected, Evicted: cache.Evicted},
+		Alarms:       app.state.alarms.List(),
 	}
 	seen := map[string]bool{}
 	for _, source := range app.heldSources() {

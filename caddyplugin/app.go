@@ -14,6 +14,7 @@ import (
 	"github.com/caddy-capif/aef/internal/coreclient"
 	"github.com/caddy-capif/aef/internal/outbox"
 	"github.com/caddy-capif/aef/internal/reconcile"
+	"github.com/caddy-capif/aef/internal/subscription"
 )
 
 // App is the `capif` app: the identity of this API exposing function (AEF), its
@@ -54,12 +55,18 @@ type App struct {
 	// operator.
 	CoreLift string `json:"core_lift,omitempty"`
 
+	// Subscribe has the core announce revocations, offboarding and changes of
+	// access control policies here. Default: nothing is subscribed to, and
+	// what the core announces to nobody is found by Reconcile.
+	Subscribe *Subscribe `json:"subscribe,omitempty"`
+
 	aefID  string
 	state  *state
 	held   bool // a reference to state is held
 	core   *coreclient.Core
 	log    loggers
 	token  tokenSettings
+	events subscribeSettings
 	cancel context.CancelFunc
 
 	mu      sync.Mutex
@@ -135,11 +142,16 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.aefID = re.text("aef_id", a.AEFID)
 	a.options = a.ledgerOptions(re)
 	core := a.coreSettings(re)
+	var err error
+	a.events, err = a.Subscribe.settings(re, a.aefID)
 	if re.err != nil {
 		return re.err
 	}
 	if a.aefID == "" {
 		return errors.New("capif: aef_id is missing: give the aefId that the core assigned to this AEF")
+	}
+	if err != nil {
+		return fmt.Errorf("capif: %w", err)
 	}
 	if a.Core == nil || core.URL == "" {
 		return errors.New("capif: core is missing: give the URL of the CAPIF core function")
@@ -160,7 +172,6 @@ func (a *App) Provision(ctx caddy.Context) error {
 		a.TriggerTimeout = caddy.Duration(defaultTriggerTimeout)
 	}
 	core.Logger = a.log.slog
-	var err error
 	a.core, err = coreclient.New(core)
 	if err != nil {
 		return fmt.Errorf("capif: core: %w", err)
@@ -223,7 +234,11 @@ func (a *App) Start() error {
 		outbox: &outbox.Settings{Core: a.core, APIs: a.apisOf, Logger: a.log.slog},
 		reconcile: &reconcile.Settings{
 			Core: a.core, Interval: time.Duration(a.Reconcile), CoreLift: a.CoreLift == liftContext,
-			Hosted: a.hosted, Logger: a.log.slog,
+			Hosted: a.hosted, Reachable: a.state.events.Poke, Logger: a.log.slog,
+		},
+		events: &subscription.Settings{
+			Core: a.core, CoreURL: a.core.URL(), Subscriber: a.events.subscriber, Destination: a.events.destination,
+			Gap: a.state.readAll, Logger: a.log.slog,
 		},
 	})
 	if err != nil {

@@ -218,4 +218,3 @@ func bareGet(b *testing.B, n int) {
 		cache.Get(keys[i%n])
 	}
 }
-

@@ -13,6 +13,7 @@ import (
 // one app serves one core.
 func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	if existing != nil {
+		d.Next() // the error names the place
 		return nil, d.Err("capif is already configured: one Caddy serves one CAPIF core function; merge the two blocks")
 	}
 	a := new(App)
@@ -50,6 +51,9 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		trigger_timeout <duration>
 //		reconcile       <duration>
 //		core_lift       operator|context
+//		subscribe       <destination_url> [{
+//			subscriber_id  <id>
+//		}]
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume option name
@@ -82,8 +86,11 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = duration(d, &a.Reconcile)
 		case "core_lift":
 			err = word1(d, &a.CoreLift, liftOperator, liftContext)
+		case "subscribe":
+			a.Subscribe = new(Subscribe)
+			err = a.Subscribe.unmarshal(d)
 		default:
-			err = unrecognized(d, "aef_id", "core", "token_keys", "algorithms", "leeway", "invoker_claim", "ledger", "deny_cache", "trigger_timeout", "reconcile", "core_lift")
+			err = unrecognized(d, "aef_id", "core", "token_keys", "algorithms", "leeway", "invoker_claim", "ledger", "deny_cache", "trigger_timeout", "reconcile", "core_lift", "subscribe")
 		}
 		if err != nil {
 			return err

@@ -106,6 +106,10 @@ func parseCallback(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) 
 //		events_path   <path>
 //		hint_path     <path> [<previous_path>]
 //		max_body      <bytes>
+//		check_authentication [{
+//			rate  <per_second>
+//			burst <requests>
+//		}]
 //	}
 func (c *Callback) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume directive name
@@ -146,8 +150,11 @@ func (c *Callback) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			}
 		case "max_body":
 			err = number(d, &c.MaxBody)
+		case "check_authentication":
+			c.CheckAuthentication = new(CheckAuthentication)
+			err = c.CheckAuthentication.unmarshal(d)
 		default:
-			err = unrecognized(d, "core_identity", "core_ca", "events_path", "hint_path", "max_body")
+			err = unrecognized(d, "core_identity", "core_ca", "events_path", "hint_path", "max_body", "check_authentication")
 		}
 		if err != nil {
 			return err

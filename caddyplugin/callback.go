@@ -45,6 +45,12 @@ type Callback struct {
 	// MaxBody bounds the body of a message, in bytes. Default: 65536.
 	MaxBody int64 `json:"max_body,omitempty"`
 
+	// CheckAuthentication answers API invokers that ask whether this AEF can
+	// authenticate them (TS 29.222 6.2.2.2). Anybody can ask, and so learn which
+	// apiInvokerIds are known here: the rate is limited. Default: the path is
+	// answered 404.
+	CheckAuthentication *CheckAuthentication `json:"check_authentication,omitempty"`
+
 	handler *corecallback.Handler
 }
 
@@ -97,16 +103,21 @@ func (c *Callback) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("capif_callback: %w", err)
 		}
 	}
+	checker, err := c.CheckAuthentication.checker(app)
+	if err != nil {
+		return fmt.Errorf("capif_callback: %w", err)
+	}
 	consumer := &coreWords{app: app, state: app.state}
 	c.handler, err = corecallback.New(corecallback.Options{
 		Identities: identities,
 		CoreCA:     roots,
 		EventsPath: events,
 		HintPath:   hint, PreviousHintPath: previous,
-		MaxBody:  c.MaxBody,
-		Consumer: consumer,
-		Count:    app.state.metrics.countMessage,
-		Logger:   ctx.Slogger(),
+		MaxBody:             c.MaxBody,
+		Consumer:            consumer,
+		CheckAuthentication: checker,
+		Count:               app.state.metrics.countMessage,
+		Logger:              ctx.Slogger(),
 	})
 	if err != nil {
 		return fmt.Errorf("capif_callback: %w", err)
@@ -124,6 +135,10 @@ func coreRoots(files []string) (*x509.CertPool, error) {
 // ServeHTTP answers the core. It calls no next handler: an unknown path
 // answered 200 would let a core believe that its revoke worked.
 func (c *Callback) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	if c.handler.IsHint(r.URL.Path) {
+		// The path is a secret, and access logs have it.
+		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
+	}
 	c.handler.ServeHTTP(w, r)
 	return nil
 }

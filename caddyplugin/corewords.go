@@ -105,7 +105,7 @@ func (c *coreWords) Gone(ctx context.Context, invokers []string) error {
 
 // Hint makes contexts due: the next call of each waits for a new read.
 func (c *coreWords) Hint(ctx context.Context, h corecallback.Hint) error {
-	return c.state.context.Hint(ctx, h.Invokers)
+	return c.state.context.HintGathered(ctx, h.Invokers)
 }
 
 // PolicyChanged notes nothing: no policy is enforced.

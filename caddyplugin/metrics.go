@@ -1,6 +1,8 @@
 package caddyplugin
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-capif/aef/corecallback"
@@ -31,6 +33,22 @@ var (
 		"Verdicts that the deny cache did not take because others are asked for more.", nil, nil)
 	descEvicted = prometheus.NewDesc("capif_deny_cache_evicted_total",
 		"Verdicts that made room for others.", nil, nil)
+	descContexts = prometheus.NewDesc("capif_contexts",
+		"API invokers whose security context is kept.", nil, nil)
+	descContextsDue = prometheus.NewDesc("capif_contexts_due",
+		"Security contexts that are read again before they decide.", nil, nil)
+	descReads = prometheus.NewDesc("capif_context_reads_total",
+		"Security contexts asked for at the core.", nil, nil)
+	descReadsFailed = prometheus.NewDesc("capif_context_reads_failed_total",
+		"Of these, those that brought no word of the core about the API invoker.", nil, nil)
+	descLate = prometheus.NewDesc("capif_context_late_total",
+		"Calls that were decided before their read came.", nil, nil)
+	descOldest = prometheus.NewDesc("capif_context_oldest_seconds",
+		"Age of the oldest security context of an active API invoker.", nil, nil)
+	descReachable = prometheus.NewDesc("capif_core_reachable",
+		"0 while reads of security contexts get no answer from the core.", nil, nil)
+	descSubscribed = prometheus.NewDesc("capif_subscription_active",
+		"1 while the core has confirmed the event subscription.", nil, nil)
 	descAlarm = prometheus.NewDesc("capif_alarm",
 		"1 while the alarm is raised.", []string{"alarm"}, nil)
 )
@@ -53,7 +71,10 @@ func newMetrics(s *state) *metrics {
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	m.decisions.Describe(ch)
 	m.messages.Describe(ch)
-	for _, d := range []*prometheus.Desc{descDenied, descPending, descFailing, descDropped, descRejected, descEvicted, descAlarm} {
+	for _, d := range []*prometheus.Desc{
+		descDenied, descPending, descFailing, descDropped, descRejected, descEvicted,
+		descContexts, descContextsDue, descReads, descReadsFailed, descLate, descOldest, descReachable, descSubscribed, descAlarm,
+	} {
 		ch <- d
 	}
 }
@@ -76,6 +97,19 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	counter(descDropped, cache.Dropped)
 	counter(descRejected, cache.Rejected)
 	counter(descEvicted, cache.Evicted)
+	contexts := m.state.context.Status()
+	gauge(descContexts, float64(contexts.Invokers))
+	gauge(descContextsDue, float64(contexts.Due))
+	counter(descReads, contexts.Reads)
+	counter(descReadsFailed, contexts.Failed)
+	counter(descLate, contexts.Late)
+	oldest := 0.0
+	if !contexts.Oldest.IsZero() {
+		oldest = time.Since(contexts.Oldest).Seconds()
+	}
+	gauge(descOldest, oldest)
+	gauge(descReachable, truth(contexts.Reachable))
+	gauge(descSubscribed, truth(m.state.events.Status().Subscribed))
 	raised := map[alarm.Name]bool{}
 	for _, a := range m.state.alarms.List() {
 		raised[a.Name] = true

@@ -54,6 +54,10 @@ type logRelay struct{ current atomic.Pointer[slog.Logger] }
 
 func (r *logRelay) set(l *slog.Logger) { r.current.Store(l) }
 
+// setFirst is set where nothing is set yet: a configuration that is only
+// provisioned must not take the lines of the one that runs.
+func (r *logRelay) setFirst(l *slog.Logger) { r.current.CompareAndSwap(nil, l) }
+
 func (r *logRelay) handler() slog.Handler {
 	l := r.current.Load()
 	if l == nil {

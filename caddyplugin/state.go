@@ -1,8 +1,10 @@
 package caddyplugin
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
@@ -12,6 +14,7 @@ import (
 	"github.com/caddy-capif/aef/internal/outbox"
 	"github.com/caddy-capif/aef/internal/reconcile"
 	"github.com/caddy-capif/aef/internal/revocation"
+	"github.com/caddy-capif/aef/internal/subscription"
 )
 
 // states holds the one state of this process while a configuration uses it,
@@ -19,14 +22,16 @@ import (
 var states = caddy.NewUsagePool()
 
 // state is what outlives a reload: the ledger with its index and epochs, the
-// deny cache, the outbox, the contexts, the alarms, the metrics. It keeps no context and no
-// logger of one configuration: those come with the settings that are in force.
+// deny cache, the outbox, the contexts, the event subscription, the alarms, the
+// metrics. It keeps no context and no logger of one configuration: those come
+// with the settings that are in force.
 type state struct {
 	path    string
 	ledger  *revocation.Ledger
 	cache   *denycache.Cache
 	outbox  *outbox.Outbox
 	context *reconcile.Reconciler
+	events  *subscription.Keeper
 	alarms  *alarm.Set
 	metrics *metrics
 
@@ -40,6 +45,7 @@ type applied struct {
 	app       *App
 	outbox    *outbox.Settings
 	reconcile *reconcile.Settings
+	events    *subscription.Settings
 }
 
 // acquireState takes a reference to the state of a ledger. It only allocates.
@@ -69,6 +75,7 @@ func newState(path string) (*state, error) {
 	s := &state{path: path, ledger: revocation.NewLedger(path), cache: cache, alarms: new(alarm.Set)}
 	s.outbox = outbox.New(s.ledger, s.alarms)
 	s.context = reconcile.New(s.ledger, s.alarms)
+	s.events = subscription.New(s.ledger, s.alarms)
 	s.metrics = newMetrics(s)
 	return s, nil
 }
@@ -97,6 +104,8 @@ func (s *state) open(settings applied) error {
 			return err
 		}
 		s.outbox.Start()
+		s.events.Apply(settings.events)
+		s.events.Start()
 		if s.ledger.Created() {
 			s.alarms.Raise(a.log.slog, alarm.LedgerCreated,
 				fmt.Sprintf("a new ledger was made at %s: if there was one before, claims that the core does not know are lost; restore it, or set must_exist so that this stops the start", s.path))
@@ -116,6 +125,15 @@ func (s *state) enforceLast() {
 	s.cache.Resize(last.app.DenyCache)
 	s.outbox.Apply(last.outbox)
 	s.context.Apply(last.reconcile)
+	s.events.Apply(last.events)
+	for _, source := range last.app.heldSources() {
+		source.log.set(last.app.log.slog)
+	}
+}
+
+// readAll has every context read again: what the core announced was lost.
+func (s *state) readAll(ctx context.Context) {
+	_ = s.context.Hint(ctx, nil) // it fails only with ctx, at the end of everything
 }
 
 // release takes back what a configuration put in force and drops its reference.
@@ -124,7 +142,7 @@ func (s *state) release(a *App) error {
 	for i := range s.applied {
 		if s.applied[i].app == a {
 			wasLast := i == len(s.applied)-1
-			s.applied = append(s.applied[:i:i], s.applied[i+1:]...)
+			s.applied = slices.Delete(s.applied, i, i+1)
 			if wasLast && s.opened {
 				s.enforceLast()
 			}
@@ -138,10 +156,13 @@ func (s *state) release(a *App) error {
 
 // Destruct ends the outbox and closes the ledger when no configuration uses
 // them any more. Calls still in flight go on asking the index in memory. The
-// deny cache is left to the garbage collector: see its package.
+// deny cache is left to the garbage collector: see its package. The event
+// subscription stays at the core: the next start goes on with it, where a new one
+// would leave a time in which the core announces nothing.
 func (s *state) Destruct() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.events.Stop()
 	s.context.Stop()
 	s.outbox.Stop()
 	err := s.ledger.Close()

@@ -145,7 +145,7 @@ func acquireSource(s *tokenSettings, l loggers) (*keySource, error) {
 		return nil, fmt.Errorf("token_keys: %w", err)
 	}
 	source := value.(*keySource)
-	source.log.set(l.slog)
+	source.log.setFirst(l.slog)
 	if s.keys.CoreCertificate || isURL(s.keys.JWKS) {
 		return source, nil
 	}

@@ -15,6 +15,9 @@ import (
 // unseenSteps says what an AEF cannot see of 8.23.3.
 const unseenSteps = "what the core tells the API invoker (step 6) and other AEFs (step 7) cannot be seen from this AEF"
 
+// pendingSteps says what happens next where the core has not decided.
+const pendingSteps = "what is pending is sent again until the core has decided or a lift ends it; "
+
 const maxText = 1000
 
 // trigger runs steps 1 to 5 of TS 23.222 8.23.3: block here, ask the core, and
@@ -62,6 +65,7 @@ func (a *App) awaitDecision(ctx context.Context, made []revocation.Revocation, e
 		}
 		if now.State == revocation.StatePending {
 			status = http.StatusAccepted
+			answer.Note = pendingSteps + unseenSteps
 		}
 		answer.Blocked = answer.Blocked && a.blocks(&now)
 		answer.Revocations = append(answer.Revocations, now)
@@ -75,7 +79,17 @@ func (a *App) blocks(r *revocation.Revocation) bool {
 	if !r.AllAPIs {
 		apis = []string{r.APIID}
 	}
-	return a.state.ledger.Covering(r.InvokerID, r.AEFID, apis, revocation.Digest{}) == revocation.CoverAuthorization
+	return !a.monitored(r.AEFID, apis) &&
+		a.state.ledger.Covering(r.InvokerID, r.AEFID, apis, revocation.Digest{}) == revocation.CoverAuthorization
+}
+
+// monitored reports whether a route of the aefId only monitors one of the APIs,
+// all of them if there are none: it passes on what a claim denies.
+func (a *App) monitored(aefID string, apis []string) bool {
+	return slices.ContainsFunc(a.allRoutes(), func(r route) bool {
+		return r.mode == modeMonitor && (aefID == "" || r.aefID == aefID) &&
+			(len(apis) == 0 || slices.ContainsFunc(apis, func(api string) bool { return slices.Contains(r.apiIDs, api) }))
+	})
 }
 
 func triggerOf(app *App, asked *adminapi.RevocationRequest) (revocation.Trigger, error) {

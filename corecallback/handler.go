@@ -185,6 +185,10 @@ func (h *Handler) isHintPath(path string) bool {
 	return found == 1
 }
 
+// IsHint reports whether a request path is Options.HintPath or PreviousHintPath,
+// so that a server can keep such requests out of its access log.
+func (h *Handler) IsHint(path string) bool { return h.isHintPath(path) }
+
 // ServeHTTP answers every request: 404 for what it does not own.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.limitReading(w, r)

@@ -94,6 +94,10 @@ func problemFor(err error) Problem {
 		p := refusal(http.StatusTooManyRequests, "too many requests; try again later")
 		p.retryAfter = after
 		return p
+	case errors.Is(err, ErrNotDurable):
+		p := refusal(http.StatusServiceUnavailable, "the AEF could not make this durable: it cannot write to its disk; what was revoked is blocked, and may not survive a restart; send it again")
+		p.retryAfter = after
+		return p
 	default:
 		p := refusal(http.StatusServiceUnavailable, "the AEF could not carry this out completely; send it again")
 		p.retryAfter = after

@@ -118,6 +118,23 @@ type Contexts struct {
 	LateReads uint64 `json:"late_reads"`
 }
 
+// Subscription is the state of the event subscription at the core.
+type Subscription struct {
+	// Configured says that there should be one.
+	Configured bool `json:"configured"`
+	// Subscribed says that the core had it when it was asked last.
+	Subscribed bool     `json:"subscribed"`
+	ID         string   `json:"id,omitempty"`
+	Events     []string `json:"events,omitempty"`
+	// RefusedEvents are those that the core does not know.
+	RefusedEvents []string `json:"refused_events,omitempty"`
+	// Since is when the core made it, Checked when it last confirmed it.
+	Since   time.Time `json:"since,omitzero"`
+	Checked time.Time `json:"checked,omitzero"`
+	// Error is why the core could not be asked, or refused.
+	Error string `json:"error,omitempty"`
+}
+
 // RevocationList is one page of revocations, newest first.
 type RevocationList struct {
 	Revocations []revocation.Revocation `json:"revocations"`
@@ -142,10 +159,11 @@ type Status struct {
 	Keys    []Keys   `json:"keys"`
 	Routes  []Route  `json:"routes"`
 	// Outbox is how many revocations wait for the core.
-	Outbox   int           `json:"outbox"`
-	Contexts Contexts      `json:"contexts"`
-	Cache    Cache         `json:"deny_cache"`
-	Alarms   []alarm.Alarm `json:"alarms"`
+	Outbox       int           `json:"outbox"`
+	Contexts     Contexts      `json:"contexts"`
+	Subscription Subscription  `json:"subscription"`
+	Cache        Cache         `json:"deny_cache"`
+	Alarms       []alarm.Alarm `json:"alarms"`
 }
 
 // Ledger is the state of the ledger.

@@ -29,11 +29,14 @@ const (
 	MassChangeSuspended Name = "mass_change_suspended"
 	// LikelyWrongAPIID: a context lists other apiIds than the route's.
 	LikelyWrongAPIID Name = "likely_wrong_api_id"
+	// SubscriptionFailed: events are to be subscribed to, and the core has
+	// no subscription of ours.
+	SubscriptionFailed Name = "subscription_failed"
 )
 
 // Names returns every alarm there can be.
 func Names() []Name {
-	return []Name{LedgerCreated, CoreRefusesUs, RevocationUnconfirmed, UnmappedAPI, MassChangeSuspended, LikelyWrongAPIID}
+	return []Name{LedgerCreated, CoreRefusesUs, RevocationUnconfirmed, UnmappedAPI, MassChangeSuspended, LikelyWrongAPIID, SubscriptionFailed}
 }
 
 // Alarm is one that is raised.

@@ -12,8 +12,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -70,12 +72,7 @@ func StartCaddy(ctx context.Context, options CaddyOptions) (*Caddy, error) {
 	}
 	c.cmd = exec.Command(executable)
 	c.cmd.Dir = options.Dir
-	c.cmd.Env = append(os.Environ(),
-		childEnv+"="+caddyfile,
-		"HOME="+options.Dir,
-		"XDG_DATA_HOME="+filepath.Join(options.Dir, "data"),
-		"XDG_CONFIG_HOME="+filepath.Join(options.Dir, "config"),
-		"XDG_CACHE_HOME="+filepath.Join(options.Dir, "cache"))
+	c.cmd.Env = append(environment(options.Dir), childEnv+"="+caddyfile)
 	c.cmd.Env = append(c.cmd.Env, options.Env...)
 	c.cmd.Stdout, c.cmd.Stderr = c.output, c.output
 	ownGroup(c.cmd)
@@ -152,6 +149,9 @@ func (c *Caddy) admin(ctx context.Context, method, path, contentType string, bod
 	if body != nil {
 		request.Header.Set("Content-Type", contentType)
 	}
+	if path == "/load" {
+		request.Header.Set("Cache-Control", "must-revalidate")
+	}
 	response, err := c.http.Do(request)
 	if err != nil {
 		return 0, nil, err
@@ -161,7 +161,8 @@ func (c *Caddy) admin(ctx context.Context, method, path, contentType string, bod
 	return response.StatusCode, data, err
 }
 
-// Reload replaces the configuration. The error holds Caddy's answer if it
+// Reload replaces the configuration, also by one that is equal to it: Caddy then
+// provisions and starts everything anew. The error holds Caddy's answer if it
 // rejected the new one.
 func (c *Caddy) Reload(ctx context.Context, caddyfile string) error {
 	status, answer, err := c.admin(ctx, http.MethodPost, "/load", "text/caddyfile", strings.NewReader(caddyfile))
@@ -210,14 +211,31 @@ func (c *Caddy) Kill() error {
 	return err
 }
 
+// The ports of FreeAddress lie below those that systems give to outgoing
+// connections and to listeners that ask for any port: between the look and the
+// start of a Caddy nobody else gets them by chance. Processes that run at the
+// same time begin at different ones.
+const (
+	firstPort      = 20_000
+	ports          = 12_000
+	portsOfProcess = 64
+)
+
+var addresses atomic.Int64
+
 // FreeAddress returns a host:port on 127.0.0.1 that nothing listens on.
 func FreeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("finding a free port: %w", err)
+	var err error
+	for range 1000 {
+		port := firstPort + (os.Getpid()*portsOfProcess+int(addresses.Add(1)))%ports
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+		var listener net.Listener
+		listener, err = net.Listen("tcp", address)
+		if err == nil {
+			return address, listener.Close()
+		}
 	}
-	address := listener.Addr().String()
-	return address, listener.Close()
+	return "", fmt.Errorf("finding a free port: %w", err)
 }
 
 // tail keeps the last of what is written to it.

@@ -1,0 +1,256 @@
+package caddyplugin_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-capif/aef/internal/adminapi"
+	"github.com/caddy-capif/aef/internal/coretest"
+	"github.com/caddy-capif/aef/internal/testbed"
+)
+
+const (
+	floodSeconds   = 10
+	floodPerSecond = 1000
+)
+
+// ordinary are the API invokers that call all the time: those whom the forged
+// messages name, and one more.
+var ordinary = []int{0, 2, 3, 10}
+
+// TestForgedNotifications floods the callback of an AEF with what anybody can
+// send, while ordinary calls go on: nothing is denied or lifted, and the core is
+// asked no more than the budget allows.
+func TestForgedNotifications(t *testing.T) {
+	b := newBed(t, coretest.Options{})
+	core := b.scene.Core
+	a := b.aef("aef-a", testbed.Provider)
+	a.CallbackExtra = "hint_path " + hintPath
+	b.publish("aef-a")
+	c := b.start(a)
+	crowd := b.crowd(a, 20)
+	crowd.want("/location/1")
+
+	// A genuine revoke that was lifted again, for its body to be replayed; and
+	// one that stands, for nothing to lift it.
+	var bodies [][]byte
+	for _, i := range []int{0, 1} {
+		answers, err := core.RevokeByCore(b.ctx, coretest.CoreRevoke{InvokerID: crowd.ids[i], AEFID: "aef-a", APIIDs: []string{testbed.APIID}})
+		if err != nil || len(answers) != 1 || answers[0].Status != http.StatusOK {
+			t.Fatalf("revoke by the core: got %+v, %v; want 200", answers, err)
+		}
+		bodies = append(bodies, core.Sent(coretest.OpCallAEF)[i].Body)
+		must(t, core.Authorize(crowd.ids[i], "https://127.0.0.1:1/nobody", coretest.Entry("aef-a", testbed.APIID)))
+	}
+	var lifted adminapi.LiftResponse
+	_, err := c.Admin(b.ctx, http.MethodPost, adminapi.PathLifts, adminapi.LiftRequest{APIInvokerID: crowd.ids[0], APIIDs: []string{testbed.APIID}}, &lifted)
+	if err != nil || len(lifted.Lifted) != 1 {
+		t.Fatalf("lift: got %+v, %v; want one claim", lifted, err)
+	}
+	crowd.want("/location/1", 1)
+	claims := b.claims(c)
+
+	f := newForger(t, b, a)
+	f.bodies = append(bodies,
+		fmt.Appendf(nil, `{"subscriptionId":"1","events":"API_INVOKER_AUTHORIZATION_REVOKED","eventDetail":{"apiInvokerIds":["%s"],"apiIds":["%s"]}}`, crowd.ids[2], testbed.APIID),
+		fmt.Appendf(nil, `{"subscriptionId":"1","events":"API_INVOKER_OFFBOARDED","eventDetail":{"apiInvokerIds":["%s","nobody"]}}`, crowd.ids[3]),
+		[]byte(`{"subscriptionId":"1","events":"API_INVOKER_AUTHORIZATION_REVOKED"}`),
+		[]byte(`"{'event_detail': None}"`), nil)
+	f.refusedOutright()
+
+	var hammers []*hammer
+	for _, i := range ordinary {
+		hammers = append(hammers, hammerAt(t, a, crowd.tokens[i], "/location/1"))
+	}
+	hammers[0].more(t, 1000)
+	before, began := core.Count(coretest.OpGetContext), time.Now()
+	f.flood()
+	took := time.Since(began)
+	reads := core.Count(coretest.OpGetContext) - before
+
+	var calm, flooded []time.Duration
+	for _, h := range hammers {
+		for _, call := range h.list() {
+			if call.status != http.StatusOK {
+				t.Fatalf("an ordinary call: got %v; want 200", call)
+			}
+			if call.began.Before(began) {
+				calm = append(calm, call.ended.Sub(call.began))
+			} else {
+				flooded = append(flooded, call.ended.Sub(call.began))
+			}
+		}
+	}
+	t.Logf("%d messages in %v, answers %v; %d reads at the core", f.sent, took.Round(time.Millisecond), f.answers, reads)
+	t.Logf("ordinary calls before: %d, %s; during: %d, %s", len(calm), spread(calm), len(flooded), spread(flooded))
+	// In the background 50 a second and 10 at once. Hints of one second are
+	// gathered, with and without names; after each such second an active API
+	// invoker waits for one read, which is asked again where the first is too old.
+	seconds := int(took.Seconds()) + 1
+	if budget := 10 + 50*seconds + 2*2*(seconds+1)*len(ordinary); reads > budget {
+		t.Errorf("reads at the core: got %d; want at most %d", reads, budget)
+	}
+	if f.answers["hint 204"] < floodPerSecond {
+		t.Errorf("hints taken: got %d; want more than %d", f.answers["hint 204"], floodPerSecond)
+	}
+	if after := b.claims(c); len(after.Claims) != len(claims.Claims) || after.Claims[0].Sequence != claims.Claims[0].Sequence {
+		t.Errorf("claims: got %+v; want %+v", after, claims)
+	}
+	crowd.want("/location/1", 1)
+}
+
+func (b *bed) claims(c *testbed.Caddy) adminapi.ClaimList {
+	b.t.Helper()
+	var list adminapi.ClaimList
+	_, err := c.Admin(b.ctx, http.MethodGet, adminapi.PathClaims, nil, &list)
+	must(b.t, err)
+	return list
+}
+
+// forger sends what anybody can send.
+type forger struct {
+	*bed
+	a       *testbed.AEF
+	clients map[string]*http.Client // by whose certificate they show
+	nobody  *http.Client
+	bodies  [][]byte
+
+	mu      sync.Mutex
+	sent    int
+	answers map[string]int
+}
+
+func newForger(t *testing.T, b *bed, a *testbed.AEF) *forger {
+	t.Helper()
+	core := b.scene.Core
+	f := &forger{bed: b, a: a, clients: map[string]*http.Client{}, answers: map[string]int{}}
+	show := func(name string, id *coretest.Identity, err error) {
+		must(t, err)
+		transport := &http.Transport{TLSClientConfig: id.ClientTLS(core.CA()), ForceAttemptHTTP2: true}
+		t.Cleanup(transport.CloseIdleConnections)
+		f.clients[name] = &http.Client{Transport: transport, Timeout: 15 * time.Second}
+	}
+	foreign, err := coretest.NewCA("another authority", false)
+	must(t, err)
+	forged, err := foreign.Issue(coretest.CertSpec{
+		CommonName: coretest.CoreCommonName, Role: coretest.RoleCore, SANs: []string{coretest.CoreDNSName}, ClientAuth: true,
+	})
+	show("the core's name from another authority", forged, err)
+	server, err := core.CA().Issue(coretest.CertSpec{
+		CommonName: coretest.CoreCommonName, SANs: []string{coretest.CoreDNSName}, ServerAuth: true,
+	})
+	show("the core's name, for servers only", server, err)
+	other, err := core.IssueAEF("aef-z")
+	show("another AEF", other, err)
+	invoker, err := core.IssueInvoker("inv-0005")
+	show("an API invoker", invoker, err)
+	show("nobody", nil, nil)
+	f.nobody = f.clients["nobody"]
+	return f
+}
+
+// paths are where only the core may speak.
+var corePaths = []string{"/capif/events", "/aef-security/v1/revoke-authorization"}
+
+// refusedOutright sends every body under every identity to both paths.
+func (f *forger) refusedOutright() {
+	f.t.Helper()
+	for name, client := range f.clients {
+		for _, path := range corePaths {
+			for _, body := range f.bodies {
+				if got := send(f.ctx, client, f.a, path, body); got != http.StatusForbidden {
+					f.t.Errorf("%s at %s as %s: got %v; want 403", body, path, name, got)
+				}
+			}
+		}
+	}
+}
+
+// maxInFlight bounds the flood: hints are held to the end of their second.
+const maxInFlight = 3 * floodPerSecond
+
+// flood sends floodPerSecond messages a second, every other one to the hint path,
+// and once a second 10 MB to each path, while slow bodies trickle.
+func (f *forger) flood() {
+	ctx, cancel := context.WithTimeout(f.ctx, floodSeconds*time.Second)
+	defer cancel()
+	var flights sync.WaitGroup
+	for range 20 {
+		flights.Go(func() { f.trickle(ctx) })
+	}
+	places := make(chan struct{}, maxInFlight)
+	one := func(client *http.Client, what, path string, body []byte) {
+		select {
+		case places <- struct{}{}:
+		default:
+			f.count("not sent: too many in flight")
+			return
+		}
+		flights.Go(func() {
+			defer func() { <-places }()
+			f.count(fmt.Sprintf("%s %d", what, send(f.ctx, client, f.a, path, body)))
+		})
+	}
+	large := bytes.Repeat([]byte("x"), 10<<20)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for n := 0; ctx.Err() == nil; {
+		<-tick.C
+		for range floodPerSecond / 100 {
+			n++
+			f.sent++
+			body := f.bodies[n/2%len(f.bodies)]
+			if n%2 == 0 {
+				one(f.nobody, "hint", hintPath, body)
+			} else {
+				one(f.nobody, "events", corePaths[n/2%2], body)
+			}
+		}
+		if n%floodPerSecond == 0 {
+			one(f.nobody, "10 MB hint", hintPath, large)
+			one(f.nobody, "10 MB event", corePaths[0], large)
+		}
+	}
+	flights.Wait()
+}
+
+func (f *forger) count(what string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.answers[what]++
+}
+
+// trickle sends a body one byte in a second, until it is cut off.
+func (f *forger) trickle(ctx context.Context) {
+	settings := f.scene.Core.Client(nil).Transport.(*http.Transport).TLSClientConfig.Clone()
+	settings.NextProtos = []string{"http/1.1"}
+	conn, err := (&tls.Dialer{Config: settings}).DialContext(ctx, "tcp", f.a.Callback)
+	if err != nil {
+		f.count("slow not connected")
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	_, _ = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: aef\r\nContent-Length: 1000\r\nContent-Type: application/json\r\n\r\n", hintPath)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			f.count("slow, connection open to the end")
+			return
+		case <-tick.C:
+			_, err := io.WriteString(conn, " ")
+			if err != nil {
+				f.count("slow, cut off")
+				return
+			}
+		}
+	}
+}
