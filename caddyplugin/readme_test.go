@@ -141,6 +141,8 @@ func TestReadmeSyntax(t *testing.T) {
 		{"capif core", "capif {\n core https://core.example {\n nonsense\n}\n}", new(App)},
 		{"capif token_keys", "capif {\n token_keys jwks keys.json {\n nonsense\n}\n}", new(App)},
 		{"capif ledger", "capif {\n ledger {\n nonsense\n}\n}", new(App)},
+		{"capif subscribe", "capif {\n subscribe https://aef.example/capif/events {\n nonsense\n}\n}", new(App)},
+		{"capif_callback check_authentication", "capif_callback {\n check_authentication {\n nonsense\n}\n}", new(Callback)},
 		{"capif_enforce", "capif_enforce {\n nonsense\n}", new(Enforce)},
 		{"capif_callback", "capif_callback {\n nonsense\n}", new(Callback)},
 	} {
@@ -170,7 +172,7 @@ func TestExampleIsComplete(t *testing.T) {
 	for _, name := range []string{"capif {", "capif_enforce [", "capif_callback ["} {
 		for where, words := range wordsOf(fenced(t, readme, "text", name)) {
 			for _, word := range words {
-				if !regexp.MustCompile(`(?m)^\s*(# )?` + word + `( .*)?$`).MatchString(example) {
+				if !regexp.MustCompile(`(?m)^\s*(#\s+)?` + word + `( .*)?$`).MatchString(example) {
 					t.Errorf("Caddyfile.example: got no line with %s of %s; want one", word, where)
 				}
 			}
