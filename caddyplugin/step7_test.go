@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/caddy-capif/aef/corecallback"
 	"github.com/caddy-capif/aef/internal/adminapi"
 	"github.com/caddy-capif/aef/internal/coretest"
 	"github.com/caddy-capif/aef/internal/testbed"
@@ -102,4 +103,20 @@ func TestStep7(t *testing.T) {
 			}
 		})
 	}
+	t.Run("not from another AEF", func(t *testing.T) {
+		const id = "inv-0" // its other API is still served at B
+		stranger, err := core.IssueAEF("aef-x")
+		must(t, err)
+		token, err := core.MintToken(coretest.TokenSpec{InvokerID: id, Scope: scope})
+		must(t, err)
+		b.want(others[0], "/qos/1", token, http.StatusOK)
+		for name, client := range map[string]*http.Client{"AEF X": core.Client(stranger), "nobody": core.Client(nil)} {
+			status, body, err := exchange2(b.ctx, client, http.MethodPost, "https://"+others[0].Callback+corecallback.RevokeAuthorizationPath,
+				fmt.Sprintf(`{"revokeInfo":{"apiInvokerId":%q,"aefId":"aef-b","apiIds":[%q],"cause":"OVERLIMIT_USAGE"},"supportedFeatures":"1"}`, id, testbed.OtherAPIID))
+			if err != nil || status != http.StatusForbidden {
+				t.Errorf("step 7 from %s: got %v, %v, %s; want 403", name, status, err, body)
+			}
+		}
+		b.want(others[0], "/qos/1", token, http.StatusOK)
+	})
 }
