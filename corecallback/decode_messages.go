@@ -189,7 +189,7 @@ func isTest(o object) bool {
 
 // namedInvokers returns the API invokers that a message on the hint path names,
 // and its event. None means all, so whatever is in doubt names none.
-func namedInvokers(o object) (invokers []string, event string) {
+func namedInvokers(o object) ([]string, string) {
 	var r reader
 	if r.member(o, "", "events", "event") != nil {
 		n := r.event(o)

@@ -23,7 +23,7 @@ type action func(context.Context, Consumer) error
 
 // interpret returns what an event notification of the authenticated core means,
 // in order, with at most one Hint at the end. What it leaves alone is in ignored.
-func interpret(n EventNotification) (actions []action, ignored []string, err error) {
+func interpret(n EventNotification) (actions []action, ignored []string, err error) { //nolint:nonamedreturns // three results want names
 	invokers, apis := n.Detail.APIInvokerIDs, n.Detail.APIIDs
 	hinting := EventNotification{Detail: n.Detail} // the events that ask for a read
 	for _, event := range n.Events {

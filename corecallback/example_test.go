@@ -73,7 +73,7 @@ func Example() {
 
 // A server for a core with a client certificate. It asks for one and leaves
 // the judgement to the handler.
-func ExampleNew() {
+func ExampleNew() { //nolint:testableexamples // it would serve for ever
 	identity, err := corecallback.ParseIdentity("san", "capifcore.example")
 	if err != nil {
 		fmt.Println(err)

@@ -12,7 +12,7 @@ import (
 // InvalidParam names one member of a message that is refused, and why
 // (InvalidParam of TS 29.122). As an error of a [Consumer] it becomes a 400, and both
 // texts are sent to the core.
-type InvalidParam struct {
+type InvalidParam struct { //nolint:errname // the name that TS 29.122 gives it
 	Param  string `json:"param"`            // JSON pointer, as in "/revokeInfo/apiIds"
 	Reason string `json:"reason,omitempty"` // "must hold at least one entry"
 }
@@ -21,7 +21,7 @@ type InvalidParam struct {
 func (p InvalidParam) Error() string { return p.Param + " " + p.Reason }
 
 // InvalidParams is everything that is wrong with one message.
-type InvalidParams []InvalidParam
+type InvalidParams []InvalidParam //nolint:errname // the name that TS 29.122 gives it
 
 // Error returns all pointers and reasons.
 func (p InvalidParams) Error() string {

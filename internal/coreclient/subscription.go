@@ -122,15 +122,15 @@ func lastSegment(location string) (string, error) {
 	}
 	u, err := url.Parse(location)
 	if err != nil {
-		return "", errors.New("Location, which holds the id of the subscription, is no URL")
+		return "", errors.New("the Location, which holds the id of the subscription, is no URL")
 	}
 	path := strings.TrimRight(u.EscapedPath(), "/")
 	id, err := url.PathUnescape(path[strings.LastIndexByte(path, '/')+1:])
 	if err != nil {
-		return "", errors.New("Location, which holds the id of the subscription, is no URL")
+		return "", errors.New("the Location, which holds the id of the subscription, is no URL")
 	}
 	if err := checkID("subscription", id); err != nil {
-		return "", fmt.Errorf("Location: %w", err)
+		return "", fmt.Errorf("id in the Location: %w", err)
 	}
 	return id, nil
 }

@@ -227,7 +227,7 @@ func FuzzRequestBodies(f *testing.F) {
 			w := httptest.NewRecorder()
 			func() {
 				defer func() {
-					if r := recover(); r != nil && r != http.ErrAbortHandler {
+					if r := recover(); r != nil && r != any(http.ErrAbortHandler) {
 						t.Errorf("%s with %q: got panic %v; want none", target, body, r)
 					}
 				}()

@@ -360,13 +360,13 @@ func TestOranListenersAreApart(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, 10*time.Second)
 	defer cancel()
-	resp := getPlain(t, ctx, s, "inv-1")
+	resp := getPlain(ctx, t, s, "inv-1")
 	if resp != 404 {
 		t.Errorf("read on the other listener: got %d; want 404", resp)
 	}
 	s.inv.Base = s.PlainURL()
 	s.must(s.inv.PutContext(ctx, Entry(s.a, apiQoS)))
-	if resp := getPlain(t, ctx, s, "inv-1"); resp != 200 || len(s.PlainContexts()) != 1 {
+	if resp := getPlain(ctx, t, s, "inv-1"); resp != 200 || len(s.PlainContexts()) != 1 {
 		t.Errorf("after a put there: got %d; want 200", resp)
 	}
 	backup := s.Snapshot()
@@ -384,7 +384,7 @@ func TestOranListenersAreApart(t *testing.T) {
 	}
 }
 
-func getPlain(t *testing.T, ctx context.Context, s *scene, id string) int {
+func getPlain(ctx context.Context, t *testing.T, s *scene, id string) int {
 	t.Helper()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.PlainURL()+contexts+id, nil)
 	s.must(err)

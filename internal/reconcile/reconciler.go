@@ -219,11 +219,11 @@ func (r *Reconciler) poke() {
 	}
 }
 
-// Query and Answer are those of the decision.
-type (
-	Query  = enforce.ContextQuery
-	Answer = enforce.ContextAnswer
-)
+// Query is what a decision asks.
+type Query = enforce.ContextQuery
+
+// Answer is what it is told.
+type Answer = enforce.ContextAnswer
 
 // errNotStarted is the answer of a reconciler that is not at work.
 var errNotStarted = errors.New("contexts are not read now: not started yet, or stopped")

@@ -117,7 +117,7 @@ func (r *Reconciler) run() {
 		if retry > 0 {
 			again = time.After(retry)
 		}
-		done := true
+		var done bool
 		select {
 		case <-r.ctx.Done():
 			return

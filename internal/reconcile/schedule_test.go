@@ -171,9 +171,8 @@ func TestSchedule10EmptiedCoreAndEachCallReadsForItself(t *testing.T) {
 					}
 				}
 				w.hint()
-				refused := 0
 				for round := range 3 {
-					refused = 0
+					refused := 0
 					for _, invoker := range list {
 						if w.call(invoker) != enforce.Allowed {
 							refused++

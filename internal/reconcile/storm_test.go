@@ -65,8 +65,8 @@ func storm(w *world, failing float64, evict bool) {
 	w.core.script(func(core *fakeCore) {
 		core.latency = 0
 		core.hold = func(ctx context.Context, invoker string) error {
-			wait := 1 + rand.N(10*time.Millisecond) //nolint:gosec // no secret
-			if rand.IntN(50) == 0 {                 //nolint:gosec // no secret
+			wait := 1 + rand.N(10*time.Millisecond)
+			if rand.IntN(50) == 0 {
 				wait *= 50
 			}
 			select {
@@ -74,7 +74,7 @@ func storm(w *world, failing float64, evict bool) {
 			case <-ctx.Done():
 				return &coreclient.Error{Op: "read", Err: ctx.Err()}
 			}
-			if rand.Float64() < failing { //nolint:gosec // no secret
+			if rand.Float64() < failing {
 				all[invoker].failed.Add(1)
 				return silent()
 			}
@@ -87,19 +87,19 @@ func storm(w *world, failing float64, evict bool) {
 	for _, inv := range all {
 		actors.Go(func() {
 			for time.Now().Before(end) {
-				<-time.After(1 + rand.N(100*time.Millisecond)) //nolint:gosec // no secret
+				<-time.After(1 + rand.N(100*time.Millisecond))
 				w.core.set(inv.name)
-				if rand.IntN(2) == 0 { //nolint:gosec // no secret
+				if rand.IntN(2) == 0 {
 					w.hint(inv.name)
 				} else {
 					w.hint()
 				}
 				inv.revoked.Add(1)
-				<-time.After(1 + rand.N(100*time.Millisecond)) //nolint:gosec // no secret
+				<-time.After(1 + rand.N(100*time.Millisecond))
 				inv.revoked.Add(1)
 				w.core.set(inv.name, entry)
 				w.hint(inv.name)
-				if rand.IntN(20) == 0 { //nolint:gosec // no secret
+				if rand.IntN(20) == 0 {
 					_ = w.r.Gone(w.t.Context(), []string{inv.name})
 				}
 			}
@@ -107,7 +107,7 @@ func storm(w *world, failing float64, evict bool) {
 		for range callers {
 			actors.Go(func() {
 				for time.Now().Before(end) {
-					<-time.After(1 + rand.N(4*time.Millisecond)) //nolint:gosec // no secret
+					<-time.After(1 + rand.N(4*time.Millisecond))
 					before, failed := inv.revoked.Load(), inv.failed.Load()
 					got := w.call(inv.name)
 					calls.Add(1)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // The file: one bbolt database. The schema number rises with every change that
@@ -101,13 +102,13 @@ func openBolt(path string, create int) (*bolt.DB, error) {
 
 func explainOpen(path string, err error) error {
 	switch {
-	case errors.Is(err, bolt.ErrTimeout):
+	case errors.Is(err, berrors.ErrTimeout):
 		return fmt.Errorf("ledger %s: held by another process; one ledger serves one running Caddy: stop the other one, or give this one its own path: %w", path, err)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("ledger %s: cannot be opened for writing; check its owner, its mode and that the file system is not read-only: %w", path, err)
 	case errors.Is(err, errDamaged):
 		return fmt.Errorf("ledger %s: %w", path, err)
-	case errors.Is(err, bolt.ErrInvalid), errors.Is(err, bolt.ErrChecksum), errors.Is(err, bolt.ErrVersionMismatch), strings.Contains(err.Error(), "file size too small"):
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch), strings.Contains(err.Error(), "file size too small"):
 		return fmt.Errorf("ledger %s: %w", path, damaged("the file", err))
 	default:
 		return fmt.Errorf("ledger %s: cannot be opened; check that the disk is writable and not full: %w", path, err)

@@ -25,7 +25,7 @@ func FuzzLedgerReplay(f *testing.F) {
 		f.Add(p*page+16, []byte{0xff, 0xff, 0xff, 0x7f}) // the first element
 		f.Add(p*page+page/2, []byte("in the middle"))
 	}
-	f.Add(uint32(2*page), make([]byte, page))
+	f.Add(2*page, make([]byte, page))
 	f.Fuzz(func(t *testing.T, offset uint32, junk []byte) {
 		bad := bytes.Clone(good)
 		offset %= uint32(len(bad))

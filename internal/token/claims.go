@@ -2,6 +2,7 @@ package token
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
 	"slices"
 	"strconv"
@@ -30,7 +31,7 @@ type claimReader struct {
 // Malformed or NoInvoker. Whether the invoker is there is for invoker to say.
 func (r *claimReader) read(payload []byte) error {
 	err := members(payload, r.visit)
-	if err == errNotObject {
+	if errors.Is(err, errNotObject) {
 		return errClaims
 	}
 	return err

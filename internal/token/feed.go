@@ -73,7 +73,7 @@ func (f *feed) LastError() error {
 	return f.lastErr
 }
 
-func (f *feed) OnChange(hook func()) (remove func()) {
+func (f *feed) OnChange(hook func()) func() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	entry := &hook // a func cannot be compared, its place can
@@ -175,7 +175,7 @@ func (f *feed) Run(ctx context.Context) {
 
 // jitter returns d, up to 10 % shorter or longer.
 func jitter(d time.Duration) time.Duration {
-	return d - d/10 + rand.N(d/5+1)
+	return d - d/10 + rand.N(d/5+1) //nolint:gosec // jitter, no secret
 }
 
 func (f *feed) setLive(live bool) {

@@ -108,7 +108,7 @@ func readFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	data, err := readBounded(file)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

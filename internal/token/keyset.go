@@ -83,7 +83,7 @@ func checkKey(public crypto.PublicKey) (keyKind, error) {
 }
 
 func checkECKey(p *ecdsa.PublicKey) (keyKind, error) {
-	if p == nil || p.Curve == nil || p.X == nil || p.Y == nil {
+	if p == nil || p.Curve == nil || p.X == nil || p.Y == nil { //nolint:staticcheck // nil is all that is looked at: Bytes panics on it
 		return 0, errors.New("the EC key is empty")
 	}
 	var kind keyKind

@@ -28,7 +28,7 @@ type Source interface {
 	// in, also the first one. It runs in the goroutine that loads, which waits for
 	// it, and must not call Load. remove takes the hook out again, for an owner
 	// that ends before the source does; a call under way is not waited for.
-	OnChange(hook func()) (remove func())
+	OnChange(hook func()) func()
 	// LoadedAt is the time of the last good load, whether or not it changed
 	// anything; zero if there was none.
 	LoadedAt() time.Time

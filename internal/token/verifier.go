@@ -135,7 +135,7 @@ func (v *Verifier) Fingerprint() [16]byte { return v.fingerprint }
 
 // KeySetID returns the identity of the key set now in force; ok is false when
 // there is none. It costs an atomic load and allocates nothing.
-func (v *Verifier) KeySetID() (id KeySetID, ok bool) {
+func (v *Verifier) KeySetID() (KeySetID, bool) {
 	keys := v.source.Keys()
 	if keys == nil {
 		return KeySetID{}, false
