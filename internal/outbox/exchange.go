@@ -32,6 +32,11 @@ func (o *Outbox) exchange(ctx context.Context, sequence uint64) time.Time {
 		return o.ledgerFailed(s, sequence, err)
 	}
 	if r.State != revocation.StatePending {
+		if o.ledger.IsPending(sequence) {
+			// The file shows a decision whose commit was answered with an
+			// error: recovery may take it back.
+			return o.ledgerFailed(s, sequence, revocation.ErrNotDurable)
+		}
 		return time.Time{}
 	}
 	x := &exchange{outbox: o, settings: s, ctx: ctx, r: r}
@@ -149,12 +154,12 @@ func (x *exchange) send(apis []string) error {
 			continue
 		}
 		e := asCoreError("revoke", err)
-		switch e.Class() {
-		case coreclient.NotFound: // nothing left to revoke; the read tells
-		case coreclient.BadRequest:
+		switch {
+		case e.Class() == coreclient.NotFound && e.InCoreShape: // nothing left to revoke; the read tells
+		case e.Class() == coreclient.BadRequest:
 			x.rejected = e
 			return nil
-		default:
+		default: // also the 404 of a proxy: it says nothing
 			x.coreErr = e
 			return err
 		}

@@ -158,6 +158,7 @@ func TestStates(t *testing.T) {
 		{"2xx and listed once more", []any{listed("api-1"), listed("api-1"), listed()}, nil, revocation.StateRevoked, 2, ""},
 		{"2xx and still listed", []any{listed("api-1")}, nil, revocation.StateUnconfirmed, 2, alarm.RevocationUnconfirmed},
 		{"404 to the revoke", []any{listed("api-1"), listed()}, []error{status(404, true)}, revocation.StateRevoked, 1, ""},
+		{"404 of a proxy to the revoke", []any{listed("api-1")}, []error{status(404, false)}, pending, 1, ""},
 		{"400", []any{listed("api-1")}, []error{status(400, true)}, revocation.StateRejected, 1, ""},
 		{"401", []any{listed("api-1")}, []error{status(401, true)}, pending, 1, alarm.CoreRefusesUs},
 		{"403 to the read", []any{status(403, false)}, nil, pending, 0, alarm.CoreRefusesUs},
