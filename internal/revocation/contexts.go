@@ -56,7 +56,7 @@ func (l *Ledger) Sequence() uint64 { return l.published.Load() }
 // the invoker: a claim whose pair a read begun after it showed absent, and a
 // later one listed, is lifted (the context was found both times: a 404 is no
 // absence). The lifted claims are returned. A read begun before the last one
-// applied is dropped.
+// applied is dropped. A stored context that is damaged is overwritten.
 func (l *Ledger) ApplyContext(ctx context.Context, c Context, coreLift bool) ([]Claim, error) {
 	err := checkID("api_invoker_id", c.Invoker)
 	if err != nil {
@@ -69,10 +69,8 @@ func (l *Ledger) ApplyContext(ctx context.Context, c Context, coreLift bool) ([]
 		if old := t.tx.Bucket(bucketContexts).Get(key); old != nil {
 			var known Context
 			_, err := decodeRecord(key, old, &known)
-			if err != nil {
-				return err
-			}
-			if known.ReadSequence > c.ReadSequence {
+			// A damaged one is worth nothing: what the core says now takes its place.
+			if err == nil && known.ReadSequence > c.ReadSequence {
 				return nil
 			}
 		}
@@ -140,20 +138,33 @@ func (l *Ledger) ForgetContexts(ctx context.Context, invokers []string) error {
 	}})
 }
 
-// Contexts calls f with every context that is stored.
+// Contexts calls f with every context that is stored. A damaged one is left
+// out and reported in the log: its invoker is unknown until the core is asked
+// again.
 func (l *Ledger) Contexts(f func(Context)) error {
-	return l.view(func(tx *bolt.Tx) error {
+	damaged := 0
+	var first error
+	err := l.view(func(tx *bolt.Tx) error {
 		return tx.Bucket(bucketContexts).ForEach(func(key, value []byte) error {
 			var c Context
 			_, err := decodeRecord(key, value, &c)
 			if err != nil {
-				return fmt.Errorf("a context: %w", err)
+				damaged++
+				if first == nil {
+					first = fmt.Errorf("context of %q: %w", clip(string(key)), err)
+				}
+				return nil
 			}
 			c.Invoker = string(key)
 			f(c)
 			return nil
 		})
 	})
+	if damaged > 0 {
+		l.logger().Warn("stored contexts are damaged; they count as unknown until the core is asked again",
+			"path", l.path, "contexts", damaged, "first_error", first)
+	}
+	return err
 }
 
 // HasCoreClaim reports whether the core has set a claim on the invoker.

@@ -28,7 +28,9 @@
 //     the latest by Close. Only where the process is killed before that, the
 //     file decides.
 //   - A file in which a claim or a pending revocation is damaged or missing is
-//     refused when it is opened; a sum over all of them is kept for that.
+//     refused when it is opened; a sum over all of them is kept for that. A
+//     damaged context counts as unknown, and a damaged revocation that is no
+//     longer pending is an error to those who ask for it, to nobody else.
 //
 // Lookups ([Ledger.Covering]) read memory only, take no lock that all calls
 // share, and stay correct after Close.

@@ -51,11 +51,15 @@ func openFile(path string, mustExist bool) (*bolt.DB, bool, error) {
 	case missing && mustExist:
 		return nil, false, fmt.Errorf("ledger %s: %w", path, errMustExist)
 	}
+	fresh := dirsToSync(path)
 	if missing {
 		err = os.MkdirAll(filepath.Dir(path), 0o700)
 		if err != nil {
 			return nil, false, fmt.Errorf("ledger %s: its directory cannot be made; make it or name another path: %w", path, err)
 		}
+	}
+	if !missing && info.Mode().IsRegular() {
+		warm(path, info.Size())
 	}
 	db, err := openBolt(path, os.O_CREATE)
 	if err != nil {
@@ -68,12 +72,31 @@ func openFile(path string, mustExist bool) (*bolt.DB, bool, error) {
 		return err
 	})
 	if err == nil && created {
-		err = syncDir(filepath.Dir(path))
+		err = syncDirs(fresh)
 	}
 	if err != nil {
 		return nil, false, errors.Join(fmt.Errorf("ledger %s: %w", path, err), db.Close())
 	}
 	return db, created, nil
+}
+
+// warm reads the file once from front to end. bbolt maps it for random access:
+// after a reboot every page would be a read of its own, in the order of the keys,
+// and opening would take many times longer. What it cannot read, the opening
+// will complain of. It comes before the lock is taken: where locks belong to
+// the process, closing the file would release it.
+func warm(path string, size int64) {
+	file, err := os.Open(path)
+	if err != nil {
+		return
+	}
+	defer func() { _ = file.Close() }()
+	buffer := make([]byte, min(size, 1<<20))
+	for size > 0 && err == nil {
+		var n int
+		n, err = file.Read(buffer)
+		size -= int64(n)
+	}
 }
 
 // openBolt opens the database; create is os.O_CREATE where a missing file may
@@ -210,14 +233,16 @@ func readMeta(tx *bolt.Tx) (identity, counters, error) {
 	return id, c, nil
 }
 
-func (l *Ledger) loadMeta(tx *bolt.Tx) error {
+// loadMeta takes over the counters and returns how many claims and pending
+// revocations the file says it holds.
+func (l *Ledger) loadMeta(tx *bolt.Tx) (uint64, error) {
 	id, c, err := readMeta(tx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	l.tag, l.sequence, l.batch = id.Tag, c.Sequence, c.Batch
 	l.published.Store(c.Sequence)
-	return nil
+	return c.Entries, nil
 }
 
 // guard turns a panic of the storage library, and a fault in a file that
@@ -231,6 +256,33 @@ func guard(f func() error) (err error) { //nolint:nonamedreturns // a deferred r
 		}
 	}()
 	return f()
+}
+
+// dirsToSync are the directories that a new file at path changes: its own and,
+// where those are to be made, its parents up to the first that exists. A synced
+// file in a directory that is lost is lost.
+func dirsToSync(path string) []string {
+	dir := filepath.Dir(path)
+	dirs := []string{dir}
+	for {
+		_, err := os.Stat(dir)
+		parent := filepath.Dir(dir)
+		if err == nil || parent == dir {
+			return dirs
+		}
+		dir = parent
+		dirs = append(dirs, dir)
+	}
+}
+
+func syncDirs(dirs []string) error {
+	for _, dir := range dirs {
+		err := syncDir(dir)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func syncDir(dir string) error {

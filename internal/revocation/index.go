@@ -48,14 +48,70 @@ func (x *index) add(scope []byte, token bool, sequence uint64) {
 	s := x.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	old, known := s.m[k]
+	x.put(s, indexEntry{k, sequence, token})
+}
+
+type indexEntry struct {
+	key      indexKey
+	sequence uint64
+	token    bool
+}
+
+// put records an entry in its shard, which is locked.
+func (x *index) put(s *indexShard, e indexEntry) {
+	old, known := s.m[e.key]
 	if !known {
 		x.size.Add(1)
-		if token {
+		if e.token {
 			x.tokenScopes.Add(1)
 		}
 	}
-	s.m[k] = max(old, sequence)
+	s.m[e.key] = max(old, e.sequence)
+}
+
+// expect makes room for so many scopes in an empty index.
+func (x *index) expect(scopes uint64) {
+	for i := range x.shards {
+		s := &x.shards[i]
+		s.mu.Lock()
+		s.m = make(map[indexKey]uint64, scopes/indexShards)
+		s.mu.Unlock()
+	}
+}
+
+// loader adds a whole file. It gathers for each shard and so works in one small
+// map at a time: with millions of claims, waiting for memory is most of the
+// work. What was added is not found before flush.
+type loader struct {
+	index   *index
+	waiting [indexShards][]indexEntry
+}
+
+const loaderGathers = 2048 // for each shard
+
+func (l *loader) add(scope []byte, token bool, sequence uint64) {
+	k := l.index.key(scope)
+	i := k.lo % indexShards
+	l.waiting[i] = append(l.waiting[i], indexEntry{k, sequence, token})
+	if len(l.waiting[i]) == loaderGathers {
+		l.flushShard(int(i))
+	}
+}
+
+func (l *loader) flush() {
+	for i := range l.waiting {
+		l.flushShard(i)
+	}
+}
+
+func (l *loader) flushShard(i int) {
+	s := &l.index.shards[i]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range l.waiting[i] {
+		l.index.put(s, e)
+	}
+	l.waiting[i] = l.waiting[i][:0]
 }
 
 // lower takes back what was recorded at or before limit; remaining is the

@@ -62,3 +62,53 @@ func TestEpochsStartAboveZeroAndOnlyRise(t *testing.T) {
 		}
 	}
 }
+
+// Gathering for each shard must end where adding one by one does, also where
+// shards are flushed on the way and scopes come twice.
+func TestLoaderEndsWhereAddDoes(t *testing.T) {
+	const scopes = 10 // on each of a few names: one shard each, past its bound
+	one, gathered := newIndex(), newIndex()
+	gathered.expect(scopes)
+	into := &loader{index: gathered}
+	scope := func(i int) []byte { return []byte{byte(i)} }
+	add := func(i int, sequence uint64) {
+		one.add(scope(i), i%2 == 0, sequence)
+		into.add(scope(i), i%2 == 0, sequence)
+	}
+	for sequence := range uint64(loaderGathers + 1) {
+		for i := range scopes {
+			add(i, sequence+1)
+		}
+	}
+	for i := range scopes {
+		if !gathered.has(scope(i)) {
+			t.Errorf("%d: got nothing of a full shard; want it flushed", i)
+		}
+		add(i, 3) // an older claim changes nothing
+	}
+	into.flush()
+	add(scopes, 1)
+	into.flush()
+	for i := range scopes + 1 {
+		highest := uint64(loaderGathers + 1)
+		if i == scopes {
+			highest = 1
+		}
+		for name, x := range map[string]*index{"one by one": one, "gathered": gathered} {
+			x.lower(scope(i), i%2 == 0, highest-1, 0)
+			if !x.has(scope(i)) {
+				t.Errorf("%s, %d, lifted below its sequence: got gone; want there", name, i)
+			}
+			x.lower(scope(i), i%2 == 0, highest, 0)
+			if x.has(scope(i)) {
+				t.Errorf("%s, %d, lifted: got there; want gone", name, i)
+			}
+		}
+	}
+	if got, want := gathered.size.Load(), one.size.Load(); got != want || got != 0 {
+		t.Errorf("size: got %d; want %d and none", got, want)
+	}
+	if got := gathered.tokenScopes.Load(); got != 0 {
+		t.Errorf("token scopes: got %d; want none", got)
+	}
+}

@@ -24,6 +24,10 @@ var (
 	ErrNotDurable = errors.New("outcome unknown: the ledger cannot be written")
 	// ErrNotFound means that the ledger holds no such record.
 	ErrNotFound = errors.New("not found")
+	// ErrUnreadable means that the record of a revocation that was decided or
+	// cancelled is damaged. It denies nothing and nothing waits for it, so
+	// only this request is refused; the ledger works on.
+	ErrUnreadable = errors.New("the record of a revocation that is no longer pending is damaged; no claim depends on it, restore the ledger from a backup to read it again")
 )
 
 // Options configure a ledger when it is opened.
@@ -194,13 +198,20 @@ func (l *Ledger) Open(options Options) error {
 func (l *Ledger) load(db *bolt.DB) error {
 	return guard(func() error {
 		return db.View(func(tx *bolt.Tx) error {
-			err := l.loadMeta(tx)
+			expected, err := l.loadMeta(tx)
 			if err != nil {
 				return err
 			}
-			return survey(tx, l.index.add, func(sequence uint64) {
+			into := &loader{index: l.index}
+			l.index.expect(min(expected, uint64(tx.Size())/recordHeader))
+			err = survey(tx, into.add, func(sequence uint64) {
 				l.pending[sequence] = make(chan struct{})
 			})
+			if err != nil {
+				return err
+			}
+			into.flush()
+			return nil
 		})
 	})
 }

@@ -197,6 +197,8 @@ type Progress struct {
 // Record notes the progress of a revocation. One that is no longer pending
 // takes the answer and nothing else; the returned record tells. Without hold,
 // a decision other than rejected sets the claim, blocking before it is durable.
+// Errors wrap [ErrNotFound], [ErrUnreadable], [ErrInvalid], [ErrNotReady] or
+// [ErrNotDurable].
 func (l *Ledger) Record(ctx context.Context, sequence uint64, p Progress) (Revocation, error) {
 	switch p.State {
 	case "", StatePending, StateRevoked, StateUnconfirmed, StateNoAuthorizationFound, StateRejected:
@@ -207,6 +209,10 @@ func (l *Ledger) Record(ctx context.Context, sequence uint64, p Progress) (Revoc
 	var after Revocation
 	o.apply = func(t *txn) error {
 		r, err := t.revocation(sequence)
+		if errors.Is(err, errDamaged) && !l.IsPending(sequence) {
+			// A pending one is damage to what the file must hold; this is not.
+			return fmt.Errorf("ledger %s: %w: %w", l.path, ErrUnreadable, err)
+		}
 		if err != nil {
 			return err
 		}

@@ -16,8 +16,8 @@ type op struct {
 	// denies are blocked before the disk is touched, the i-th with the
 	// i-th number. They stay blocked if the disk fails.
 	denies []Scope
-	// apply makes the change. An error wrapping ErrInvalid or ErrNotFound
-	// refuses this op alone; it must then have changed nothing.
+	// apply makes the change. An error wrapping ErrInvalid, ErrNotFound or
+	// ErrUnreadable refuses this op alone; it must then have changed nothing.
 	apply func(*txn) error
 	// key, if set, names a deny that is to be written once the file works
 	// again; equal keys are written once.
@@ -240,13 +240,15 @@ type pendingChange struct {
 	pending bool
 }
 
-// run applies one op. A refusal concerns that op; anything else breaks the
-// transaction.
+// run applies one op. A refusal concerns that op and is returned; anything else
+// breaks the transaction, which is then the answer to all of it.
 func (t *txn) run(o *op) error {
 	t.op = o
 	err := o.apply(t)
-	if err != nil && !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrNotFound) {
+	refused := errors.Is(err, ErrInvalid) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrUnreadable)
+	if err != nil && !refused {
 		t.broken = err
+		return nil
 	}
 	return err
 }
