@@ -157,12 +157,14 @@ func (x *exchange) send(apis []string) error {
 		switch {
 		case e.Class() == coreclient.NotFound && e.InCoreShape: // nothing left to revoke; the read tells
 		case e.Class() == coreclient.BadRequest:
-			x.rejected = e
-			return nil
+			x.rejected = e // the others are asked for all the same
 		default: // also the 404 of a proxy: it says nothing
 			x.coreErr = e
 			return err
 		}
+	}
+	if x.rejected != nil {
+		return nil
 	}
 	return x.record(revocation.Progress{Confirmed: true, Answer: &revocation.Answer{
 		At: time.Now().UTC(), Operation: "revoke", Status: 204, Detail: fmt.Sprintf("%d requests accepted", len(apis)),
@@ -191,13 +193,10 @@ func (x *exchange) decide(state revocation.State) error {
 		"state", string(state),
 	}
 	log.Info("revocation decided", args...)
-	switch state {
-	case revocation.StateUnconfirmed:
+	x.outbox.alarms.Clear(log, alarm.CoreRefusesUs) // it has answered us
+	if state == revocation.StateUnconfirmed {
 		x.outbox.alarms.Raise(log, alarm.RevocationUnconfirmed,
 			fmt.Sprintf("the core accepted revocation %s and still lists the authorization; calls here stay blocked, other AEFs may let the API invoker in: see to it at the core", x.r.ID))
-	case revocation.StateRevoked, revocation.StateNoAuthorizationFound:
-		x.outbox.alarms.Clear(log, alarm.CoreRefusesUs)
-	default:
 	}
 	return nil
 }

@@ -182,6 +182,9 @@ func TestStates(t *testing.T) {
 			if b.ledger.Covering("inv-1", "aef-1", []string{"api-1"}, revocation.Digest{}) != revocation.CoverAuthorization {
 				t.Error("the claim does not stand")
 			}
+			if test.alarm != "" { // it is raised once the record is durable
+				b.until(t, r, func(revocation.Revocation) bool { return len(b.alarms.List()) > 0 })
+			}
 			if test.alarm != "" && (len(b.alarms.List()) != 1 || b.alarms.List()[0].Name != test.alarm) {
 				t.Errorf("got alarms %+v; want %v", b.alarms.List(), test.alarm)
 			}
