@@ -128,9 +128,10 @@ func (x *system) calls(ctx context.Context, clock *Clock, random *rand.Rand, n i
 // churn is everything else that happens to the shared state.
 func (x *system) churn(done *atomic.Bool) {
 	for i := 0; !done.Load(); i++ {
-		switch i % 64 {
-		case 0, 32:
+		if i%x.rotateEvery == 0 {
 			x.verifier.rotate()
+		}
+		switch i % 64 {
 		case 8:
 			x.ledger.RaiseEpochs()
 		case 16:

@@ -32,7 +32,7 @@ func wantFound(t *testing.T, s setup, mutate func(x *system)) {
 		found := false
 		begun := time.Now()
 		for seed := run << 32; !found && time.Since(begun) < mutationLimit; seed++ {
-			r := x.round(t, seed, 10_000)
+			r := x.round(t, seed, 20_000)
 			found = r.Late > 0
 			calls, changes = calls+r.Calls, changes+r.Changes
 		}
@@ -43,15 +43,24 @@ func wantFound(t *testing.T, s setup, mutate func(x *system)) {
 	t.Logf("found in %d runs after %d calls and %d changes altogether", mutationRuns, calls, changes)
 }
 
-// ownEpochs has epochs of its own, which the mutation raises when it likes.
+// ownEpochs has an epoch of its own for each pair, which the mutation raises
+// when it likes.
 type ownEpochs struct {
 	enforce.Claims
-	count atomic.Uint64
+	counts map[string]*atomic.Uint64
 }
 
-func (m *ownEpochs) Epoch(string) *atomic.Uint64 { return &m.count }
+func newOwnEpochs(x *system) *ownEpochs {
+	m := &ownEpochs{Claims: x.ledger, counts: map[string]*atomic.Uint64{}}
+	for _, name := range x.invokers {
+		m.counts[name] = &atomic.Uint64{}
+		m.counts[name].Store(1)
+	}
+	x.claims = func() enforce.Claims { return m }
+	return m
+}
 
-func (m *ownEpochs) raise() { m.count.Add(1) }
+func (m *ownEpochs) Epoch(invoker string) *atomic.Uint64 { return m.counts[invoker] }
 
 // yield lets others run where the fault leaves a gap.
 func yield() {
@@ -63,16 +72,14 @@ func yield() {
 // On a deny, the epoch is raised before the claim is in the index.
 func TestCheckerSeesAnEpochRaisedBeforeTheIndex(t *testing.T) {
 	wantFound(t, setup{pairs: 8, tokens: 100, slice: 8}, func(x *system) {
-		m := &ownEpochs{Claims: x.ledger}
-		m.raise()
-		x.claims = func() enforce.Claims { return m }
-		x.denyVia = func(_ int, deny func() error) error {
-			m.raise()
+		m := newOwnEpochs(x)
+		x.denyVia = func(pair int, deny func() error) error {
+			m.Epoch(x.invokers[pair]).Add(1)
 			yield()
 			return deny()
 		}
-		x.liftVia = func(_ int, lift func() error) error {
-			defer m.raise()
+		x.liftVia = func(pair int, lift func() error) error {
+			defer m.Epoch(x.invokers[pair]).Add(1)
 			return lift()
 		}
 	})
@@ -81,9 +88,7 @@ func TestCheckerSeesAnEpochRaisedBeforeTheIndex(t *testing.T) {
 // A verdict is cached without its epoch: it is always current.
 func TestCheckerSeesAVerdictWithoutItsEpoch(t *testing.T) {
 	wantFound(t, setup{pairs: 8, tokens: 100, slice: 8}, func(x *system) {
-		m := &ownEpochs{Claims: x.ledger}
-		m.raise()
-		x.claims = func() enforce.Claims { return m }
+		newOwnEpochs(x)
 	})
 }
 
@@ -112,7 +117,7 @@ func (m *lookedUpFirst) Covering(invoker, aef string, apis []string, d revocatio
 
 // The epoch is read after the lookups.
 func TestCheckerSeesAnEpochReadAfterTheLookups(t *testing.T) {
-	wantFound(t, setup{pairs: 8, tokens: 100, slice: 8}, func(x *system) {
+	wantFound(t, setup{pairs: 4, tokens: 100, slice: 8, rotateEvery: 4}, func(x *system) {
 		x.claims = func() enforce.Claims { return &lookedUpFirst{Claims: x.ledger} }
 		x.denyVia = wholeInvoker(x) // lookedUpFirst knows no digests
 	})
@@ -141,7 +146,7 @@ func (m *openedEarly) Covering(invoker, aef string, apis []string, d revocation.
 // On a lift, the index is lowered before the disk has it, and raised again if
 // the disk fails.
 func TestCheckerSeesALiftThatOpensBeforeTheDisk(t *testing.T) {
-	wantFound(t, setup{pairs: 8, tokens: 100, slice: 8, wrapCommit: badDisk(3)}, func(x *system) {
+	wantFound(t, setup{pairs: 8, tokens: 100, slice: 8, wrapCommit: badDisk(2)}, func(x *system) {
 		m := &openedEarly{Claims: x.ledger}
 		x.claims = func() enforce.Claims { return m }
 		x.liftVia = func(pair int, lift func() error) error {

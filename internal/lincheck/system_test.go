@@ -158,21 +158,26 @@ type system struct {
 	liftVia func(pair int, lift func() error) error
 	// reloads counts configurations: each caller follows with a new decider.
 	reloads atomic.Int64
-	slice   int  // calls of a caller between two yields
 	used    bool // by an earlier round
+
+	// slice is how many calls a caller makes between two yields, rotateEvery
+	// how many yields lie between two rotations of the keys.
+	slice, rotateEvery int
 }
 
 type setup struct {
-	pairs      int
-	tokens     int64 // that the cache holds
-	real       bool  // signatures
-	slice      int   // default: defaultSlice
-	wrapCommit func(func() error) error
+	pairs  int
+	tokens int64 // that the cache holds
+	real   bool  // signatures
+	slice  int   // default: defaultSlice
+
+	rotateEvery int // default: 32
+	wrapCommit  func(func() error) error
 }
 
 func newSystem(t *testing.T, s setup) *system {
 	t.Helper()
-	x := &system{slice: cmp.Or(s.slice, defaultSlice)}
+	x := &system{slice: cmp.Or(s.slice, defaultSlice), rotateEvery: cmp.Or(s.rotateEvery, 32)}
 	for i := range s.pairs {
 		x.invokers = append(x.invokers, fmt.Sprint("invoker ", i))
 	}
