@@ -1,11 +1,12 @@
 // Package caddyplugin makes Caddy the enforcement point of a 3GPP CAPIF API
 // exposing function (AEF).
 //
-// It registers four modules:
+// It registers these modules:
 //
 //	capif                         app: identity, core, ledger (global option)
 //	http.handlers.capif_enforce   decides each call
 //	http.handlers.capif_callback  takes what the core says
+//	http.handlers.capif_health    answers readiness probes
 //	admin.api.capif               the trigger and all that operators do
 //
 // State lives in [state], which is shared by the old and the new configuration
@@ -22,16 +23,20 @@ func init() {
 	caddy.RegisterModule(new(App))
 	caddy.RegisterModule(Enforce{})
 	caddy.RegisterModule(Callback{})
+	caddy.RegisterModule(new(Health))
 	caddy.RegisterModule(adminAPI{})
 
 	httpcaddyfile.RegisterGlobalOption("capif", parseGlobalOption)
 	httpcaddyfile.RegisterHandlerDirective("capif_enforce", parseEnforce)
 	httpcaddyfile.RegisterHandlerDirective("capif_callback", parseCallback)
+	httpcaddyfile.RegisterHandlerDirective("capif_health", parseHealth)
 
 	// All places in one spot: a plugin can order itself only beside standard
 	// directives. Enforcement comes after basic_auth, so cheap rate limits go
 	// before it and everything that forwards goes after it. The callback
-	// answers everything it is given, so it stands where respond does.
+	// and the probe answer everything they are given, so they stand where
+	// respond does.
 	httpcaddyfile.RegisterDirectiveOrder("capif_enforce", httpcaddyfile.After, "basic_auth")
 	httpcaddyfile.RegisterDirectiveOrder("capif_callback", httpcaddyfile.Before, "respond")
+	httpcaddyfile.RegisterDirectiveOrder("capif_health", httpcaddyfile.Before, "respond")
 }

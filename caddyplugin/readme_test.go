@@ -117,9 +117,10 @@ func wordsOf(block string) map[string][]string {
 // of the parsers.
 func TestReadmeSyntax(t *testing.T) {
 	readme := repositoryFile(t, "README.md")
-	sources := repositoryFile(t, "caddyplugin", "caddyfile_app.go") + repositoryFile(t, "caddyplugin", "caddyfile_handlers.go")
+	sources := repositoryFile(t, "caddyplugin", "caddyfile_app.go") + repositoryFile(t, "caddyplugin", "caddyfile_handlers.go") +
+		repositoryFile(t, "caddyplugin", "health.go")
 	words := map[string][]string{}
-	for _, name := range []string{"capif {", "capif_enforce [", "capif_callback ["} {
+	for _, name := range []string{"capif {", "capif_enforce [", "capif_callback [", "capif_health ["} {
 		block := fenced(t, readme, "text", name)
 		for where, list := range wordsOf(block) {
 			words[where] = list
@@ -145,6 +146,7 @@ func TestReadmeSyntax(t *testing.T) {
 		{"capif_callback check_authentication", "capif_callback {\n check_authentication {\n nonsense\n}\n}", new(Callback)},
 		{"capif_enforce", "capif_enforce {\n nonsense\n}", new(Enforce)},
 		{"capif_callback", "capif_callback {\n nonsense\n}", new(Callback)},
+		{"capif_health", "capif_health {\n nonsense\n}", new(Health)},
 	} {
 		err := test.module.UnmarshalCaddyfile(caddyfile.NewTestDispenser(test.input))
 		if err == nil {
@@ -169,7 +171,7 @@ func TestReadmeSyntax(t *testing.T) {
 // be as a comment.
 func TestExampleIsComplete(t *testing.T) {
 	readme, example := repositoryFile(t, "README.md"), repositoryFile(t, "Caddyfile.example")
-	for _, name := range []string{"capif {", "capif_enforce [", "capif_callback ["} {
+	for _, name := range []string{"capif {", "capif_enforce [", "capif_callback [", "capif_health ["} {
 		for where, words := range wordsOf(fenced(t, readme, "text", name)) {
 			for _, word := range words {
 				if !regexp.MustCompile(`(?m)^\s*(#\s+)?` + word + `( .*)?$`).MatchString(example) {
