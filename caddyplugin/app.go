@@ -84,10 +84,13 @@ type Core struct {
 	// standard), `opencapif` or `oran`. Default: strict.
 	Profile string `json:"profile,omitempty"`
 
-	// ClientCertificate and ClientKey are PEM files: the certificate of this
-	// AEF with its chain, and its key. They are read again when they change.
+	// ClientCertificate is a PEM file: the certificate of this AEF with its
+	// chain. It is read again when it changes.
 	ClientCertificate string `json:"client_certificate,omitempty"`
-	ClientKey         string `json:"client_key,omitempty"`
+
+	// ClientKey is the PEM file with the certificate's key. It is read again
+	// when it changes.
+	ClientKey string `json:"client_key,omitempty"`
 
 	// TrustedCA are PEM files with the roots that the core's server
 	// certificate must chain to. Default: the system's.
@@ -100,7 +103,7 @@ type Core struct {
 	// the core may lead to, as `host` or `host:port`.
 	RedirectHosts []string `json:"redirect_hosts,omitempty"`
 
-	// InsecureHTTP allows an http URL: nobody is authenticated then.
+	// InsecureHTTP allows an http URL: nobody is authenticated then. Default: false.
 	InsecureHTTP bool `json:"insecure_http,omitempty"`
 }
 

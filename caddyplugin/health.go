@@ -18,7 +18,7 @@ import (
 // Health is the `capif_health` handler, for readiness probes, which cannot reach
 // an admin endpoint on loopback or a unix socket. It answers 200 while calls can
 // be decided: the ledger is open, every key source has keys, and no security
-// context of an active API invoker is older than MaxStaleness. Otherwise it
+// context of an active API invoker is older than max_staleness. Otherwise it
 // answers 503. Why stands in the log, and in `/capif/status` for operators: an
 // answer says nothing but that.
 //
