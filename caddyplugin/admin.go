@@ -189,9 +189,8 @@ func limitOf(text string) (int, error) {
 	return n, nil
 }
 
-// reconcileNow has every context read again and the event subscription
-// confirmed, and with accept lets a suspended
-// mass change count.
+// reconcileNow has every context and all token keys read again and the event
+// subscription confirmed, and with accept lets a suspended mass change count.
 func reconcileNow(app *App, r *http.Request) (int, any, error) {
 	var asked adminapi.ReconcileRequest
 	err := decode(r, &asked)
@@ -204,11 +203,14 @@ func reconcileNow(app *App, r *http.Request) (int, any, error) {
 		answer.Accepted = app.state.context.Accept()
 		app.log.slog.Info("mass change accepted", "was_suspended", answer.Accepted, "requested_by", requestedBy(r))
 	}
+	for _, source := range app.heldSources() {
+		_ = source.Load(r.Context()) // the last good keys stay; the answer says why
+	}
 	err = app.state.context.Hint(r.Context(), nil)
 	if err != nil {
 		return 0, nil, err
 	}
-	answer.Contexts = contextsOf(app)
+	answer.Contexts, answer.Keys = contextsOf(app), keysOf(app)
 	return http.StatusOK, answer, nil
 }
 
@@ -233,6 +235,23 @@ func subscriptionOf(app *App) adminapi.Subscription {
 	}
 }
 
+func keysOf(app *App) []adminapi.Keys {
+	list := []adminapi.Keys{}
+	seen := map[string]bool{}
+	for _, source := range app.heldSources() {
+		if seen[source.name] {
+			continue
+		}
+		seen[source.name] = true
+		keys := adminapi.Keys{Source: source.name, Present: source.Keys() != nil, LoadedAt: source.LoadedAt()}
+		if err := source.LastError(); err != nil {
+			keys.Error = err.Error()
+		}
+		list = append(list, keys)
+	}
+	return list
+}
+
 func showStatus(app *App, _ *http.Request) (int, any, error) {
 	ledger := app.state.ledger.Stats()
 	cache := app.state.cache.Stats()
@@ -245,25 +264,13 @@ func showStatus(app *App, _ *http.Request) (int, any, error) {
 			Path: app.state.path, Ready: app.state.ledger.Ready(), Failing: ledger.Failing,
 			DeniedScopes: ledger.DeniedScopes, Pending: ledger.Pending,
 		},
-		Keys:         []adminapi.Keys{},
+		Keys:         keysOf(app),
 		Routes:       []adminapi.Route{},
 		Outbox:       app.state.outbox.Depth(),
 		Contexts:     contextsOf(app),
 		Subscription: subscriptionOf(app),
 		Cache:        adminapi.Cache{Dropped: cache.Dropped, Rejected: cache.Rejected, Evicted: cache.Evicted},
 		Alarms:       app.state.alarms.List(),
-	}
-	seen := map[string]bool{}
-	for _, source := range app.heldSources() {
-		if seen[source.name] {
-			continue
-		}
-		seen[source.name] = true
-		keys := adminapi.Keys{Source: source.name, Present: source.Keys() != nil, LoadedAt: source.LoadedAt()}
-		if err := source.LastError(); err != nil {
-			keys.Error = err.Error()
-		}
-		status.Keys = append(status.Keys, keys)
 	}
 	for _, r := range app.allRoutes() {
 		status.Routes = append(status.Routes, adminapi.Route{AEFID: r.aefID, APIName: r.apiName, APIIDs: r.apiIDs, Mode: r.mode, RequireContext: r.require})

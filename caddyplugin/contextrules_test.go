@@ -257,3 +257,20 @@ func TestLikelyWrongAPIID(t *testing.T) {
 	}
 	t.Error("no alarm likely_wrong_api_id")
 }
+
+// TestReconcileReadsKeys: an operator who knows that a signing key was stolen
+// does not wait for the timer.
+func TestReconcileReadsKeys(t *testing.T) {
+	b := newRuleBed(t, "", func(*testbed.AEF) {})
+	b.wantCall(http.StatusOK, "")
+	must(t, b.scene.Core.RotateKeys(false))
+	b.wantCall(http.StatusOK, "") // nobody has said so yet
+	var answer adminapi.ReconcileResponse
+	code, err := b.caddy.Admin(b.ctx, http.MethodPost, adminapi.PathReconcile, adminapi.ReconcileRequest{}, &answer)
+	if err != nil || code != http.StatusOK || len(answer.Keys) != 1 || answer.Keys[0].Error != "" {
+		t.Fatalf("reconcile: got %v, %v, %+v; want 200 and one source read", code, err, answer.Keys)
+	}
+	b.wantCall(http.StatusUnauthorized, "token-bad-signature")
+	b.token = b.bed.token(b.inv, coretest.ScopeOf(b.a.ID, testbed.APIName))
+	b.wantCall(http.StatusOK, "")
+}

@@ -85,7 +85,7 @@ type Pair struct {
 	APIID string `json:"api_id"`
 }
 
-// ReconcileRequest asks for every context to be read again.
+// ReconcileRequest asks for every context and all token keys to be read again.
 type ReconcileRequest struct {
 	// Accept lets a suspended mass change count: the core is right.
 	Accept bool `json:"accept,omitempty"`
@@ -96,6 +96,8 @@ type ReconcileResponse struct {
 	// Accepted says that a mass change was suspended and now counts.
 	Accepted bool     `json:"accepted"`
 	Contexts Contexts `json:"contexts"`
+	// Keys are the key sources, after they were read.
+	Keys []Keys `json:"keys"`
 }
 
 // Contexts is the state of what the core says about API invokers.
