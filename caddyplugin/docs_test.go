@@ -72,6 +72,24 @@ func TestDocsConfigurations(t *testing.T) {
 	}
 }
 
+// TestDeployedCaddyfiles: those of examples/deploy adapt and are formatted.
+func TestDeployedCaddyfiles(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("..", "examples", "deploy", "*", "Caddyfile"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("got %v, %v; want Caddyfiles", files, err)
+	}
+	for _, file := range files {
+		text := []byte(repositoryFile(t, strings.TrimPrefix(file, ".."+string(filepath.Separator))))
+		if formatted := caddyfile.Format(text); !bytes.Equal(formatted, text) {
+			t.Errorf("%s: got it unformatted; want\n%s", file, formatted)
+		}
+		_, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt(text, map[string]any{"filename": "Caddyfile"})
+		if err != nil || len(warnings) != 0 {
+			t.Errorf("%s: got %v, %v; want it adapted", file, warnings, err)
+		}
+	}
+}
+
 // TestDocsRequests: every body that a page shows for the trigger or a lift is one
 // that the admin API takes.
 func TestDocsRequests(t *testing.T) {
