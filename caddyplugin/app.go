@@ -175,6 +175,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		a.TriggerTimeout = caddy.Duration(defaultTriggerTimeout)
 	}
 	core.Logger = a.log.slog
+	core.Observe = func(o coreclient.Observation) { a.state.metrics.timings.observe(o) } // the core is called once there is a state
 	a.core, err = coreclient.New(core)
 	if err != nil {
 		return fmt.Errorf("capif: core: %w", err)

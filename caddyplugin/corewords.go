@@ -25,6 +25,11 @@ type coreWords struct {
 // exist. An apiId that no route stands for is stored and alarmed: a route may
 // come later.
 func (c *coreWords) Deny(ctx context.Context, d corecallback.Deny) error {
+	defer since(c.state.metrics.timings.message, time.Now())
+	return c.deny(ctx, d)
+}
+
+func (c *coreWords) deny(ctx context.Context, d corecallback.Deny) error {
 	if d.AEFID != "" && !slices.Contains(c.app.hosted(), d.AEFID) {
 		return corecallback.ErrForeignAEF
 	}
@@ -92,7 +97,8 @@ func (c *coreWords) alarmUnmapped(aefID string, apiIDs []string) {
 
 // Gone denies all APIs of offboarded API invokers.
 func (c *coreWords) Gone(ctx context.Context, invokers []string) error {
-	err := c.Deny(ctx, corecallback.Deny{Invokers: invokers, Event: corecallback.EventInvokerOffboarded})
+	defer since(c.state.metrics.timings.message, time.Now())
+	err := c.deny(ctx, corecallback.Deny{Invokers: invokers, Event: corecallback.EventInvokerOffboarded})
 	if err != nil {
 		return err
 	}
@@ -105,6 +111,7 @@ func (c *coreWords) Gone(ctx context.Context, invokers []string) error {
 
 // Hint makes contexts due: the next call of each waits for a new read.
 func (c *coreWords) Hint(ctx context.Context, h corecallback.Hint) error {
+	defer since(c.state.metrics.timings.message, time.Now())
 	return c.state.context.HintGathered(ctx, h.Invokers)
 }
 

@@ -74,6 +74,7 @@ type Enforce struct {
 	decider  *enforce.Decider
 	answers  *answers
 	counters []prometheus.Counter
+	decided  prometheus.Histogram // what the deny cache did not answer
 	log      *zap.Logger
 	sampled  *zap.Logger // for what would be refused: many calls, few lines
 }
@@ -151,7 +152,7 @@ func (e *Enforce) Provision(ctx caddy.Context) error {
 	if label == "" {
 		label = r.PlainScope
 	}
-	e.counters = app.state.metrics.forRoute(label)
+	e.counters, e.decided = app.state.metrics.forRoute(label), app.state.metrics.timings.decide
 	e.answers = newAnswers(r.AEFID)
 	app.addRoute(route{
 		aefID: r.AEFID, apiName: r.APIName, apiIDs: r.APIIDs, invokerClaims: verifier.InvokerClaims(),
@@ -168,7 +169,11 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	raw, reason := enforce.Bearer(r.Header["Authorization"])
 	decision := enforce.Decision{Reason: reason}
 	if reason == enforce.Undecided {
-		decision = e.decider.Decide(r.Context(), raw, time.Now())
+		now := time.Now()
+		decision = e.decider.Decide(r.Context(), raw, now)
+		if !decision.Cached {
+			since(e.decided, now)
+		}
 	}
 	if decision.Reason == enforce.Allowed && e.Bind != "" && !boundTo(r.TLS, decision.Entry.Invoker) {
 		decision.Reason = enforce.TokenNotBound

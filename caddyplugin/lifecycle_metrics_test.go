@@ -56,3 +56,39 @@ func (l *life) series(address string) string {
 	}
 	return text.String()
 }
+
+// TestMetricsOfTheCore: requests to the core, messages, commits, keys and the
+// decision are timed, by names that do not grow with callers.
+func TestMetricsOfTheCore(t *testing.T) {
+	l := startLife(t)
+	l.tell(l.newInvoker())
+	for series, atLeast := range map[string]float64{
+		`capif_core_requests_total{operation="read_context",outcome="2xx"}`: 1,
+		`capif_core_request_seconds_count{operation="read_context"}`:        1,
+		`capif_core_message_seconds_count`:                                  1,
+		`capif_ledger_commit_seconds_count`:                                 1,
+		`capif_decide_seconds_count`:                                        2,
+		`capif_ledger_bytes`:                                                4096,
+		`capif_revocations_pending_oldest_seconds`:                          0,
+	} {
+		if got := l.metric(series); got < atLeast {
+			t.Errorf("%s: got %v; want at least %v", series, got, atLeast)
+		}
+	}
+	if skew := l.metric(`capif_core_clock_skew_seconds`); skew < -2 || skew > 2 {
+		t.Errorf("clock skew on one machine: got %v s; want about 0", skew)
+	}
+	text := l.series(l.aef.Admin)
+	for _, want := range []string{`capif_keys_age_seconds{source="jwks https:`, `capif_keys_failing{source="jwks https:`} {
+		if got := strings.Count(text, want); got != 1 {
+			t.Errorf("got %d series %s in\n%s\nwant 1", got, want, text)
+		}
+	}
+	before := strings.Count(text, "\n")
+	for range 3 {
+		l.tell(l.newInvoker())
+	}
+	if after := strings.Count(l.series(l.aef.Admin), "\n"); after != before {
+		t.Errorf("got %d series after more API invokers; want %d as before", after, before)
+	}
+}

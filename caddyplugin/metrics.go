@@ -1,6 +1,7 @@
 package caddyplugin
 
 import (
+	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,6 +19,7 @@ type metrics struct {
 	state     *state
 	decisions *prometheus.CounterVec
 	messages  *prometheus.CounterVec
+	timings   *timings
 }
 
 var (
@@ -27,6 +29,14 @@ var (
 		"Revocations that the core has not decided.", nil, nil)
 	descFailing = prometheus.NewDesc("capif_ledger_failing",
 		"1 while the ledger cannot be written: denies hold in memory only and are answered 503.", nil, nil)
+	descLedgerBytes = prometheus.NewDesc("capif_ledger_bytes",
+		"Size of the ledger's file.", nil, nil)
+	descOutboxOldest = prometheus.NewDesc("capif_revocations_pending_oldest_seconds",
+		"Age of the oldest revocation that the core has not decided; 0 if there is none.", nil, nil)
+	descKeysAge = prometheus.NewDesc("capif_keys_age_seconds",
+		"Time since the token keys were loaded; absent while there are none.", []string{"source"}, nil)
+	descKeysFailing = prometheus.NewDesc("capif_keys_failing",
+		"1 while the last attempt to load the token keys has failed.", []string{"source"}, nil)
 	descDropped = prometheus.NewDesc("capif_deny_cache_dropped_total",
 		"Verdicts that the deny cache did not take because its buffer was full.", nil, nil)
 	descRejected = prometheus.NewDesc("capif_deny_cache_rejected_total",
@@ -64,6 +74,7 @@ func newMetrics(s *state) *metrics {
 			Name: "capif_core_messages_total",
 			Help: "Messages that capif_callback received, by how they ended.",
 		}, []string{"outcome"}),
+		timings: newTimings(),
 	}
 }
 
@@ -71,8 +82,12 @@ func newMetrics(s *state) *metrics {
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	m.decisions.Describe(ch)
 	m.messages.Describe(ch)
+	for _, c := range m.timings.collectors() {
+		c.Describe(ch)
+	}
 	for _, d := range []*prometheus.Desc{
-		descDenied, descPending, descFailing, descDropped, descRejected, descEvicted,
+		descDenied, descPending, descOutboxOldest, descFailing, descLedgerBytes, descKeysAge, descKeysFailing,
+		descDropped, descRejected, descEvicted,
 		descContexts, descContextsDue, descReads, descReadsFailed, descLate, descOldest, descReachable, descSubscribed, descAlarm,
 	} {
 		ch <- d
@@ -83,6 +98,9 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.decisions.Collect(ch)
 	m.messages.Collect(ch)
+	for _, c := range m.timings.collectors() {
+		c.Collect(ch)
+	}
 	ledger := m.state.ledger.Stats()
 	cache := m.state.cache.Stats()
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
@@ -93,7 +111,17 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descDenied, float64(ledger.DeniedScopes))
 	gauge(descPending, float64(ledger.Pending))
+	gauge(descOutboxOldest, m.state.oldestPending().Seconds())
 	gauge(descFailing, truth(ledger.Failing))
+	if info, err := os.Stat(m.state.path); err == nil {
+		gauge(descLedgerBytes, float64(info.Size()))
+	}
+	for _, source := range m.state.keySources() {
+		if at := source.LoadedAt(); !at.IsZero() {
+			gauge(descKeysAge, time.Since(at).Seconds(), source.name)
+		}
+		gauge(descKeysFailing, truth(source.LastError() != nil), source.name)
+	}
 	counter(descDropped, cache.Dropped)
 	counter(descRejected, cache.Rejected)
 	counter(descEvicted, cache.Evicted)

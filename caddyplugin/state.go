@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -88,7 +90,9 @@ func (s *state) open(settings applied) error {
 	a := settings.app
 	s.applied = append(s.applied, settings)
 	if !s.opened {
-		err := s.ledger.Open(revocation.Options{MustExist: a.options.mustExist, Logger: a.log.slog})
+		err := s.ledger.Open(revocation.Options{
+			MustExist: a.options.mustExist, Logger: a.log.slog, WrapCommit: s.metrics.timings.wrapCommit,
+		})
 		if err != nil {
 			return err
 		}
@@ -129,6 +133,30 @@ func (s *state) enforceLast() {
 	for _, source := range last.app.heldSources() {
 		source.log.set(last.app.log.slog)
 	}
+}
+
+// keySources returns the key sources of the settings in force, each once.
+func (s *state) keySources() []*keySource {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.applied) == 0 {
+		return nil
+	}
+	return slices.Compact(slices.SortedFunc(slices.Values(s.applied[len(s.applied)-1].app.heldSources()),
+		func(a, b *keySource) int { return strings.Compare(a.name, b.name) }))
+}
+
+// oldestPending returns for how long the oldest revocation waits for the core.
+func (s *state) oldestPending() time.Duration {
+	sequence, ok := s.outbox.Oldest()
+	if !ok {
+		return 0
+	}
+	r, err := s.ledger.RevocationBySequence(sequence)
+	if err != nil {
+		return 0 // decided a moment ago, or the ledger is closed
+	}
+	return time.Since(r.CreatedAt)
 }
 
 // readAll has every context read again: what the core announced was lost.

@@ -42,6 +42,8 @@ type Settings struct {
 	RedirectHosts []string
 	// InsecureHTTP allows an http URL: nobody is authenticated then, on neither side.
 	InsecureHTTP bool
+	// Observe is told how each call went. It must be quick and safe for concurrent use. nil for none.
+	Observe func(Observation)
 	// Logger takes one line each time the files were read again, or could not be. nil discards them.
 	Logger *slog.Logger
 }
@@ -53,6 +55,7 @@ type Core struct {
 	timeout time.Duration
 	hosts   map[string]bool // host:port to which the certificate may be shown
 	files   *files
+	observe func(Observation)
 }
 
 // New checks the settings and reads the files. It sends nothing. An error names the setting or the file
@@ -91,7 +94,11 @@ func New(s Settings) (*Core, error) {
 	if base.Scheme == "http" {
 		log.Warn("core is spoken to in plain http: no certificate is shown or checked", "core", base.Host)
 	}
-	return &Core{base: base, profile: p, timeout: s.Timeout, hosts: hosts, files: f}, nil
+	c := &Core{base: base, profile: p, timeout: s.Timeout, hosts: hosts, files: f, observe: s.Observe}
+	if c.observe == nil {
+		c.observe = func(Observation) {}
+	}
+	return c, nil
 }
 
 // Close closes idle connections. Calls that are under way end as they would have.

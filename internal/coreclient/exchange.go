@@ -33,6 +33,18 @@ type answer struct {
 
 // exchange sends a request and follows 307 and 308. Its errors are *Error.
 func (c *Core) exchange(ctx context.Context, r request) (answer, error) {
+	began := time.Now()
+	a, err := c.follow(ctx, r)
+	status := a.status
+	var failure *Error
+	if errors.As(err, &failure) {
+		status = failure.Status
+	}
+	c.observe(observed(r, status, a.header, time.Since(began)))
+	return a, err
+}
+
+func (c *Core) follow(ctx context.Context, r request) (answer, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout,
 		fmt.Errorf("nothing came within %s: %w", c.timeout, context.DeadlineExceeded))
 	defer cancel()

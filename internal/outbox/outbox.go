@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -108,6 +109,18 @@ func (o *Outbox) Depth() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return len(o.known)
+}
+
+// Oldest returns the sequence of the oldest revocation that is queued or in an
+// exchange, and whether there is one.
+func (o *Outbox) Oldest() (uint64, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	oldest := uint64(math.MaxUint64)
+	for sequence := range o.known {
+		oldest = min(oldest, sequence)
+	}
+	return oldest, len(o.known) > 0
 }
 
 // Start begins to work. It may be called once.
