@@ -17,10 +17,13 @@ import (
 // authorization before that is final.
 const maxConfirmed = 2
 
-// exchange takes one revocation as far as the core's answers carry it. It
-// returns when to try again, or zero if there is nothing left to do.
-func (o *Outbox) exchange(ctx context.Context, sequence uint64) time.Time {
-	s := o.settings.Load()
+// opRead names the read of a context in what is recorded.
+const opRead = "read_context"
+
+// exchange takes one revocation as far as the core's answers carry it, with
+// these settings. It returns when to try again, or zero if there is nothing
+// left to do.
+func (o *Outbox) exchange(ctx context.Context, s *Settings, sequence uint64) time.Time {
 	if s == nil {
 		return time.Now().Add(time.Second)
 	}
@@ -75,6 +78,8 @@ type exchange struct {
 	// coreErr is the answer that left the revocation pending.
 	coreErr  *coreclient.Error
 	rejected *coreclient.Error
+	// readBack is what the last read said.
+	readBack *revocation.Answer
 }
 
 func (x *exchange) run() error {
@@ -108,10 +113,16 @@ func (x *exchange) run() error {
 func (x *exchange) read() ([]string, error) {
 	answer, err := x.settings.Core.Context(x.ctx, x.r.InvokerID)
 	if err == nil {
-		return x.concerned(answer), nil
+		apis := x.concerned(answer)
+		x.readBack = &revocation.Answer{At: time.Now().UTC(), Operation: opRead, Status: 200, Detail: "not listed"}
+		if len(apis) > 0 {
+			x.readBack.Detail = "listed"
+		}
+		return apis, nil
 	}
-	e := asCoreError("read_context", err)
+	e := asCoreError(opRead, err)
 	if e.Class() == coreclient.NotFound && e.InCoreShape {
+		x.readBack = answerOf(e)
 		return nil, nil
 	}
 	x.coreErr = e
@@ -143,6 +154,7 @@ func (x *exchange) concerned(c coreclient.Context) []string {
 // send asks for each API in a request of its own: the one form that is exact
 // and can be repeated with every core that is known.
 func (x *exchange) send(apis []string) error {
+	accepted, notFound := 0, (*coreclient.Error)(nil)
 	for _, api := range apis {
 		if !x.outbox.ledger.IsPending(x.r.Sequence) {
 			return errLifted
@@ -151,11 +163,13 @@ func (x *exchange) send(apis []string) error {
 			Invoker: x.r.InvokerID, AEFID: x.r.AEFID, APIID: api, Cause: x.r.Cause, AllAEFs: x.r.AllAEFs,
 		})
 		if err == nil {
+			accepted++
 			continue
 		}
 		e := asCoreError("revoke", err)
 		switch {
-		case e.Class() == coreclient.NotFound && e.InCoreShape: // nothing left to revoke; the read tells
+		case e.Class() == coreclient.NotFound && e.InCoreShape:
+			notFound = e // nothing left to revoke; the read tells
 		case e.Class() == coreclient.BadRequest:
 			x.rejected = e // the others are asked for all the same
 		default: // also the 404 of a proxy: it says nothing
@@ -166,9 +180,29 @@ func (x *exchange) send(apis []string) error {
 	if x.rejected != nil {
 		return nil
 	}
-	return x.record(revocation.Progress{Confirmed: true, Answer: &revocation.Answer{
-		At: time.Now().UTC(), Operation: "revoke", Status: 204, Detail: fmt.Sprintf("%d requests accepted", len(apis)),
-	}})
+	return x.recordSent(accepted, notFound)
+}
+
+// recordSent notes what the core answered to the requests: none of them left
+// anything to revoke, as the core has it.
+func (x *exchange) recordSent(accepted int, notFound *coreclient.Error) error {
+	p := revocation.Progress{Confirmed: true}
+	if notFound != nil {
+		p.Answer = answerOf(notFound)
+	}
+	if accepted == 0 {
+		return x.record(p)
+	}
+	if notFound != nil {
+		err := x.record(revocation.Progress{Answer: p.Answer})
+		if err != nil {
+			return err
+		}
+	}
+	p.Answer = &revocation.Answer{
+		At: time.Now().UTC(), Operation: "revoke", Status: 204, Detail: fmt.Sprintf("%d requests accepted", accepted),
+	}
+	return x.record(p)
 }
 
 func (x *exchange) decideAbsent() error {
@@ -179,7 +213,7 @@ func (x *exchange) decideAbsent() error {
 }
 
 func (x *exchange) decide(state revocation.State) error {
-	p := revocation.Progress{State: state}
+	p := revocation.Progress{State: state, Answer: x.readBack}
 	if x.rejected != nil {
 		p.Answer = answerOf(x.rejected)
 	}
@@ -196,7 +230,7 @@ func (x *exchange) decide(state revocation.State) error {
 	x.outbox.alarms.Clear(log, alarm.CoreRefusesUs) // it has answered us
 	if state == revocation.StateUnconfirmed {
 		x.outbox.alarms.Raise(log, alarm.RevocationUnconfirmed,
-			fmt.Sprintf("the core accepted revocation %s and still lists the authorization; calls here stay blocked, other AEFs may let the API invoker in: see to it at the core", x.r.ID))
+			fmt.Sprintf("the core answered revocation %s as done and still lists the authorization; calls here stay blocked, other AEFs may let the API invoker in: see to it at the core", x.r.ID))
 	}
 	return nil
 }

@@ -73,9 +73,10 @@ func New(ledger Ledger, alarms *alarm.Set) *Outbox {
 	}
 }
 
-// Apply replaces the settings; exchanges in flight end with the old ones.
-// Whatever is in back-off is tried at once: a new configuration may have mended
-// what was wrong.
+// Apply replaces the settings. Whatever is in back-off is tried at once: a new
+// configuration may have mended what was wrong. An exchange in flight ends with
+// the old ones, for the core may be at work on it, and if that decides nothing
+// it is tried at once, too.
 func (o *Outbox) Apply(s *Settings) {
 	old := o.settings.Swap(s)
 	if old == nil {
@@ -204,7 +205,8 @@ func (o *Outbox) next(now time.Time) (entry, time.Duration, bool) {
 
 // work runs one exchange and queues it again if it is still pending.
 func (o *Outbox) work(ctx context.Context, e entry) {
-	again := o.exchange(ctx, e.sequence)
+	used := o.settings.Load()
+	again := o.exchange(ctx, used, e.sequence)
 	o.mu.Lock()
 	for _, next := range o.lanes[e.invoker] {
 		heap.Push(&o.waiting, next)
@@ -214,6 +216,9 @@ func (o *Outbox) work(ctx context.Context, e entry) {
 		delete(o.known, e.sequence)
 	} else {
 		e.due = again
+		if o.settings.Load() != used {
+			e.due = time.Time{} // applied meanwhile: as Apply does with what is in back-off
+		}
 		heap.Push(&o.waiting, e)
 	}
 	o.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -187,6 +188,40 @@ func TestStates(t *testing.T) {
 			}
 			if test.alarm != "" && (len(b.alarms.List()) != 1 || b.alarms.List()[0].Name != test.alarm) {
 				t.Errorf("got alarms %+v; want %v", b.alarms.List(), test.alarm)
+			}
+		})
+	}
+}
+
+// What is recorded is what the core said, to the request and to each read-back.
+func TestAnswersAreTheCores(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		reads   []any
+		revokes []error
+		all     bool
+		want    []int
+	}{
+		{"2xx", []any{listed("api-1"), listed()}, nil, false, []int{204, 200}},
+		{"404 to the revoke", []any{listed("api-1"), listed()}, []error{status(404, true)}, false, []int{404, 200}},
+		{"404 to both", []any{listed("api-1"), status(404, true)}, []error{status(404, true)}, false, []int{404, 404}},
+		{"404 to one of two", []any{listed("api-1", "api-2"), listed()}, []error{status(404, true), nil}, true, []int{404, 204, 200}},
+		{"never listed", []any{listed()}, nil, false, []int{200}},
+		{"400", []any{listed("api-1")}, []error{status(400, true)}, false, []int{400}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBed(t, filepath.Join(t.TempDir(), "ledger.db"), &core{reads: test.reads, revokes: test.revokes})
+			trigger := revocation.Trigger{APIs: []string{"api-1"}, Hold: true}
+			if test.all {
+				trigger.APIs = nil
+			}
+			r := b.until(t, b.trigger(t, trigger), func(r revocation.Revocation) bool { return r.State != revocation.StatePending })
+			var got []int
+			for _, a := range r.Answers {
+				got = append(got, a.Status)
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("got %+v; want the statuses %v", r.Answers, test.want)
 			}
 		})
 	}

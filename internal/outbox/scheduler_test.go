@@ -239,6 +239,33 @@ func TestApplyEndsBackOffs(t *testing.T) {
 	})
 }
 
+// An exchange in flight ends with the old settings and is then tried at once
+// with the new ones: never two of them for an invoker.
+func TestApplyHurriesWhatIsInFlight(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bed, c *slowCore) {
+		c.lists("inv-1", "api-1")
+		c.latency = 10 * time.Second // of a read, then of the request
+		c.answer(unavailable(time.Hour))
+		r := b.ask(t, "inv-1", "api-1")[0]
+		pass(15 * time.Second)
+		if got := len(c.asked("revoke")); got != 1 {
+			t.Fatalf("got %d requests; want one in flight", got)
+		}
+		mended := newSlowCore()
+		mended.lists("inv-1", "api-1")
+		b.apply(mended)
+		pass(4 * time.Second)
+		if got := len(mended.asked("")); got != 0 {
+			t.Errorf("got %d calls while the old exchange is in flight; want none", got)
+		}
+		pass(2 * time.Second)
+		b.want(t, r, revocation.StateRevoked)
+		if got := len(mended.asked("revoke")); got != 1 {
+			t.Errorf("got %d requests to the new core; want 1", got)
+		}
+	})
+}
+
 // Nothing leaves before `listed, sent` is on disk.
 func TestNoRequestOnAFailingDisk(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ledger.db")

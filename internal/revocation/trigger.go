@@ -186,7 +186,8 @@ type Progress struct {
 	// ListedSent marks, before a request leaves, that the core listed the
 	// authorization and that the request may reach it.
 	ListedSent bool
-	// Confirmed says that the core answered a request with 2xx.
+	// Confirmed says that the core answered a request as one that leaves
+	// nothing to revoke: 2xx, or 404 in its own words.
 	Confirmed bool
 	// NextAttempt, if set, ends the exchange without a decision.
 	NextAttempt time.Time
