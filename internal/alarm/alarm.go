@@ -22,7 +22,8 @@ const (
 	CoreRefusesUs Name = "core_refuses_us"
 	// RevocationUnconfirmed: the core said yes and still lists it.
 	RevocationUnconfirmed Name = "revocation_unconfirmed"
-	// UnmappedAPI: a claim names an apiId that no route stands for.
+	// UnmappedAPI: a claim names an apiId that no route stands for, or no
+	// route tells an apiId that a revocation of all APIs could ask for.
 	UnmappedAPI Name = "unmapped_api"
 	// MassChangeSuspended: the core would newly refuse or newly list many
 	// API invokers at once; that is withheld.

@@ -13,7 +13,8 @@
 //
 // A 2xx proves nothing with real cores, so the read decides. An answer that
 // says nothing about the invoker (401, 403, 429, 5xx, none at all) leaves the
-// revocation pending: it is read again before anything is sent again, after a
+// revocation pending, and so does an entry for all APIs when no route tells an
+// apiId to ask for: it is read again before anything is sent again, after a
 // back-off that survives a restart. A 400 is final: rejected.
 //
 // # Guarantees

@@ -80,6 +80,8 @@ type exchange struct {
 	rejected *coreclient.Error
 	// readBack is what the last read said.
 	readBack *revocation.Answer
+	// unnamed tells that the context, as last read, has an entry without apiId.
+	unnamed bool
 }
 
 func (x *exchange) run() error {
@@ -87,6 +89,9 @@ func (x *exchange) run() error {
 		listed, err := x.read()
 		if err != nil {
 			return err
+		}
+		if len(listed) == 0 && x.unnamed {
+			return x.cannotAsk()
 		}
 		if len(listed) == 0 {
 			return x.decideAbsent()
@@ -111,11 +116,12 @@ func (x *exchange) run() error {
 // read returns the apiIds that this revocation concerns and that the context
 // of the invoker lists. A 404 in the core's own words lists nothing.
 func (x *exchange) read() ([]string, error) {
+	x.unnamed = false
 	answer, err := x.settings.Core.Context(x.ctx, x.r.InvokerID)
 	if err == nil {
 		apis := x.concerned(answer)
 		x.readBack = &revocation.Answer{At: time.Now().UTC(), Operation: opRead, Status: 200, Detail: "not listed"}
-		if len(apis) > 0 {
+		if len(apis) > 0 || x.unnamed {
 			x.readBack.Detail = "listed"
 		}
 		return apis, nil
@@ -141,14 +147,31 @@ func (x *exchange) concerned(c coreclient.Context) []string {
 		if entry.AEFID != "" && entry.AEFID != x.r.AEFID {
 			continue
 		}
+		if entry == (coreclient.Entry{}) {
+			continue // covers nothing
+		}
 		if entry.APIID == "" {
 			// The entry covers every API: ask for those that are served here.
+			x.unnamed = true
 			apis = append(apis, x.settings.APIs(x.r.AEFID)...)
 			continue
 		}
 		apis = append(apis, entry.APIID)
 	}
 	return slices.Compact(slices.Sorted(slices.Values(apis)))
+}
+
+// cannotAsk leaves a revocation of all APIs pending: an entry without apiId
+// still covers them, no route tells an apiId, and a request must name one
+// (TS 29.222 8.5.4.2.5, apiIds). A route that comes later lets it go on.
+func (x *exchange) cannotAsk() error {
+	x.coreErr = &coreclient.Error{
+		Op: opRead, Status: 200,
+		Reason: "the context covers every API of " + x.r.AEFID + " and no route names an apiId to ask for",
+	}
+	x.outbox.alarms.Raise(x.settings.Logger, alarm.UnmappedAPI,
+		fmt.Sprintf("revocation %s cannot be asked for: the security context covers every API of aef_id %s without naming one, and no route stands for an API of it; add a route with its api_id, or have it removed at the core", x.r.ID, x.r.AEFID))
+	return x.coreErr
 }
 
 // send asks for each API in a request of its own: the one form that is exact

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -249,6 +250,60 @@ func TestAllAPIs(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An entry without apiId of an aefId that no route has: it is still listed, so
+// the revocation waits, with an alarm, for a route or for the core.
+func TestAllAPIsWithoutAnyRoute(t *testing.T) {
+	every := coreclient.Entry{AEFID: "aef-1"}
+	for _, test := range []struct {
+		name string
+		read coreclient.Context
+		sent []string // before there is a route
+	}{
+		{"only that entry", coreclient.Context{Entries: []coreclient.Entry{every}}, nil},
+		{"beside one that names an API", coreclient.Context{Entries: append(listed("api-3").Entries, every)}, []string{"api-3"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			rest := coreclient.Context{Entries: []coreclient.Entry{every}}
+			c := &core{reads: []any{test.read, rest}}
+			b := newBed(t, filepath.Join(t.TempDir(), "ledger.db"), c)
+			b.outbox.Apply(&Settings{Core: c, Logger: slog.New(slog.DiscardHandler), APIs: func(string) []string { return nil }})
+			r := b.trigger(t, revocation.Trigger{Hold: true})
+			got := b.until(t, r, func(r revocation.Revocation) bool { return r.Attempts > 0 || r.State != revocation.StatePending })
+			last := got.Answers[len(got.Answers)-1]
+			if got.State != revocation.StatePending || !strings.Contains(last.Detail, "no route names an apiId") {
+				t.Errorf("got %+v; want it pending, with why", got)
+			}
+			if a := b.alarms.List(); len(a) != 1 || a[0].Name != alarm.UnmappedAPI {
+				t.Errorf("got alarms %+v; want %v", a, alarm.UnmappedAPI)
+			}
+			if sent := apisOf(c.requests()); !slices.Equal(sent, test.sent) {
+				t.Errorf("got requests for %v; want %v", sent, test.sent)
+			}
+			// A route comes.
+			mended := &core{reads: []any{rest, listed()}}
+			b.outbox.Apply(&Settings{Core: mended, Logger: slog.New(slog.DiscardHandler), APIs: func(string) []string { return []string{"api-1"} }})
+			b.until(t, r, func(r revocation.Revocation) bool { return r.State == revocation.StateRevoked })
+			if sent := apisOf(mended.requests()); !slices.Equal(sent, []string{"api-1"}) {
+				t.Errorf("got requests for %v; want api-1", sent)
+			}
+		})
+	}
+	t.Run("an entry without any id covers nothing", func(t *testing.T) {
+		c := &core{reads: []any{coreclient.Context{Entries: []coreclient.Entry{{}}}}}
+		b := newBed(t, filepath.Join(t.TempDir(), "ledger.db"), c)
+		r := b.trigger(t, revocation.Trigger{Hold: true})
+		b.until(t, r, func(r revocation.Revocation) bool { return r.State == revocation.StateNoAuthorizationFound })
+	})
+}
+
+func apisOf(requests []coreclient.RevokeRequest) []string {
+	var apis []string
+	for _, r := range requests {
+		apis = append(apis, r.APIID)
+	}
+	return apis
 }
 
 // TestSchedule15LiftWhileInFlight: no second request, and nothing is set.
