@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-capif/aef/internal/adminapi"
+	"github.com/caddy-capif/aef/internal/alarm"
 	"github.com/caddy-capif/aef/internal/revocation"
 )
 
@@ -156,6 +157,12 @@ func listRevocations(app *App, r *http.Request) (int, any, error) {
 		}
 	}
 	list, next, err := app.state.ledger.Revocations(q)
+	for _, found := range list {
+		if found.State == revocation.StateDamaged {
+			app.state.alarms.Raise(app.log.slog, alarm.LedgerDamaged,
+				fmt.Sprintf("the record of revocation %s cannot be read; stop, restore the ledger from a backup, start", found.ID))
+		}
+	}
 	return http.StatusOK, adminapi.RevocationList{Revocations: list, Next: next}, err
 }
 

@@ -18,6 +18,8 @@ const (
 	// LedgerCreated: a new ledger was made; claims that the core does not
 	// know are lost if there was one before.
 	LedgerCreated Name = "ledger_created"
+	// LedgerDamaged: the record of a revocation cannot be read.
+	LedgerDamaged Name = "ledger_damaged"
 	// CoreRefusesUs: the core answered 401 or 403 to this AEF.
 	CoreRefusesUs Name = "core_refuses_us"
 	// RevocationUnconfirmed: the core said yes and still lists it.
@@ -37,7 +39,7 @@ const (
 
 // Names returns every alarm there can be.
 func Names() []Name {
-	return []Name{LedgerCreated, CoreRefusesUs, RevocationUnconfirmed, UnmappedAPI, MassChangeSuspended, LikelyWrongAPIID, SubscriptionFailed}
+	return []Name{LedgerCreated, LedgerDamaged, CoreRefusesUs, RevocationUnconfirmed, UnmappedAPI, MassChangeSuspended, LikelyWrongAPIID, SubscriptionFailed}
 }
 
 // Alarm is one that is raised.

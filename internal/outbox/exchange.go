@@ -23,7 +23,8 @@ const opRead = "read_context"
 // exchange takes one revocation as far as the core's answers carry it, with
 // these settings. It returns when to try again, or zero if there is nothing
 // left to do.
-func (o *Outbox) exchange(ctx context.Context, s *Settings, sequence uint64) time.Time {
+func (o *Outbox) exchange(ctx context.Context, s *Settings, e *entry) time.Time {
+	sequence := e.sequence
 	if s == nil {
 		return time.Now().Add(time.Second)
 	}
@@ -32,17 +33,18 @@ func (o *Outbox) exchange(ctx context.Context, s *Settings, sequence uint64) tim
 		return time.Time{}
 	}
 	if err != nil {
-		return o.ledgerFailed(s, sequence, err)
+		return o.ledgerFailed(s, e, err)
 	}
+	e.damaged = 0
 	if r.State != revocation.StatePending {
 		if o.ledger.IsPending(sequence) {
 			// The file shows a decision whose commit was answered with an
 			// error: recovery may take it back.
-			return o.ledgerFailed(s, sequence, revocation.ErrNotDurable)
+			return o.ledgerFailed(s, e, revocation.ErrNotDurable)
 		}
 		return time.Time{}
 	}
-	x := &exchange{outbox: o, settings: s, ctx: ctx, r: r}
+	x := &exchange{outbox: o, settings: s, entry: e, ctx: ctx, r: r}
 	err = x.run()
 	switch {
 	case err == nil:
@@ -54,15 +56,30 @@ func (o *Outbox) exchange(ctx context.Context, s *Settings, sequence uint64) tim
 	case x.coreErr != nil:
 		return x.postpone()
 	default:
-		return o.ledgerFailed(s, sequence, err)
+		return o.ledgerFailed(s, e, err)
 	}
+}
+
+// recordDamaged waits longer and longer for a record that cannot be read: only
+// an operator mends it. One that is no longer pending is waited for by nobody.
+func (o *Outbox) recordDamaged(s *Settings, e *entry, err error) time.Time {
+	o.alarms.Raise(s.Logger, alarm.LedgerDamaged,
+		fmt.Sprintf("the record of a revocation cannot be read (%v); stop, restore the ledger from a backup, start", err))
+	if !o.ledger.IsPending(e.sequence) {
+		return time.Time{}
+	}
+	e.damaged++
+	return time.Now().Add(backoffDelay(e.damaged-1, 0))
 }
 
 // ledgerRetry is how soon an exchange is tried again that the ledger stopped.
 const ledgerRetry = 2 * time.Second
 
-func (o *Outbox) ledgerFailed(s *Settings, sequence uint64, err error) time.Time {
-	s.Logger.Debug("revocation waits for the ledger", "sequence", sequence, "error", err)
+func (o *Outbox) ledgerFailed(s *Settings, e *entry, err error) time.Time {
+	if errors.Is(err, revocation.ErrDamaged) {
+		return o.recordDamaged(s, e, err)
+	}
+	s.Logger.Debug("revocation waits for the ledger", "sequence", e.sequence, "error", err)
 	return time.Now().Add(ledgerRetry)
 }
 
@@ -73,6 +90,7 @@ var errLifted = errors.New("no longer pending")
 type exchange struct {
 	outbox   *Outbox
 	settings *Settings
+	entry    *entry
 	ctx      context.Context //nolint:containedctx // lives as long as one run
 	r        revocation.Revocation
 	// coreErr is the answer that left the revocation pending.
@@ -286,7 +304,7 @@ func (x *exchange) postpone() time.Time {
 	case errors.Is(err, errLifted):
 		return time.Time{}
 	case err != nil:
-		return x.outbox.ledgerFailed(x.settings, x.r.Sequence, err)
+		return x.outbox.ledgerFailed(x.settings, x.entry, err)
 	}
 	level := slog.LevelDebug
 	if x.r.Attempts == 1 {

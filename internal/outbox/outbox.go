@@ -60,6 +60,7 @@ type entry struct {
 	sequence uint64
 	invoker  string
 	due      time.Time
+	damaged  int // how often in a row its record could not be read
 }
 
 // New makes an outbox that does nothing until [Outbox.Start].
@@ -100,7 +101,7 @@ func (o *Outbox) Add(ref revocation.PendingRef) {
 		return
 	}
 	o.known[ref.Sequence] = true
-	heap.Push(&o.waiting, entry{ref.Sequence, ref.Invoker, ref.Due})
+	heap.Push(&o.waiting, entry{sequence: ref.Sequence, invoker: ref.Invoker, due: ref.Due})
 	o.mu.Unlock()
 	o.poke()
 }
@@ -206,7 +207,7 @@ func (o *Outbox) next(now time.Time) (entry, time.Duration, bool) {
 // work runs one exchange and queues it again if it is still pending.
 func (o *Outbox) work(ctx context.Context, e entry) {
 	used := o.settings.Load()
-	again := o.exchange(ctx, used, e.sequence)
+	again := o.exchange(ctx, used, &e)
 	o.mu.Lock()
 	for _, next := range o.lanes[e.invoker] {
 		heap.Push(&o.waiting, next)

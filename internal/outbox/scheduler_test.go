@@ -3,6 +3,7 @@ package outbox
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -409,3 +410,86 @@ func TestQueuedOnce(t *testing.T) {
 		}
 	})
 }
+
+// damagedLedger cannot read one record.
+type damagedLedger struct {
+	*revocation.Ledger
+	sequence atomic.Uint64
+	reads    atomic.Int64
+}
+
+func (l *damagedLedger) RevocationBySequence(sequence uint64) (revocation.Revocation, error) {
+	if sequence != l.sequence.Load() {
+		return l.Ledger.RevocationBySequence(sequence)
+	}
+	l.reads.Add(1)
+	return revocation.Revocation{}, fmt.Errorf("revocation %d: %w", sequence, revocation.ErrDamaged)
+}
+
+// A record that cannot be read is tried less and less often, under one alarm,
+// keeps no other waiting, and goes on once it can be read.
+func TestDamagedRecordBacksOff(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bed, c *slowCore) {
+		l := &damagedLedger{Ledger: b.ledger}
+		b.outbox.Stop()
+		b.outbox = New(l, b.alarms)
+		var lines lineCounter
+		b.outbox.Apply(&Settings{Core: c, Logger: slog.New(slog.NewTextHandler(&lines, nil)), APIs: func(string) []string { return nil }})
+		err := b.ledger.SetQueue(nothing{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.lists("inv-1", "api-1", "api-2")
+		bad := b.ask(t, "inv-1", "api-1")[0]
+		l.sequence.Store(bad.Sequence)
+		b.outbox.Start()
+		defer b.outbox.Stop()
+		b.outbox.Add(revocation.PendingRef{Sequence: bad.Sequence, Invoker: "inv-1"})
+		pass(time.Hour)
+		if got := l.reads.Load(); got < 10 || got > 40 {
+			t.Errorf("got %d tries within an hour; want 10 to 40", got)
+		}
+		if a := b.alarms.List(); len(a) != 1 || a[0].Name != alarm.LedgerDamaged || lines.Load() != 1 {
+			t.Errorf("got alarms %+v in %d lines; want %v once", a, lines.Load(), alarm.LedgerDamaged)
+		}
+		other := b.ask(t, "inv-1", "api-2")[0]
+		b.outbox.Add(revocation.PendingRef{Sequence: other.Sequence, Invoker: "inv-1"})
+		synctest.Wait()
+		b.want(t, other, revocation.StateRevoked)
+		l.sequence.Store(0)
+		pass(10 * time.Minute)
+		b.want(t, bad, revocation.StateRevoked)
+	})
+}
+
+// One that was lifted meanwhile is waited for by nobody.
+func TestDamagedRecordThatIsNotPending(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bed, c *slowCore) {
+		l := &damagedLedger{Ledger: b.ledger}
+		r := b.ask(t, "inv-1", "api-1")[0]
+		synctest.Wait() // decided
+		l.sequence.Store(r.Sequence)
+		o := New(l, b.alarms)
+		o.Apply(&Settings{Core: c, Logger: slog.New(slog.DiscardHandler), APIs: func(string) []string { return nil }})
+		o.Start()
+		defer o.Stop()
+		o.Add(revocation.PendingRef{Sequence: r.Sequence, Invoker: "inv-1"})
+		pass(time.Hour)
+		if got := l.reads.Load(); got != 1 || o.Depth() != 0 {
+			t.Errorf("got %d tries, depth %d; want one, and nothing left", got, o.Depth())
+		}
+	})
+}
+
+// lineCounter counts what is logged.
+type lineCounter struct{ atomic.Int64 }
+
+func (c *lineCounter) Write(p []byte) (int, error) {
+	c.Add(1)
+	return len(p), nil
+}
+
+// nothing queues nothing.
+type nothing struct{}
+
+func (nothing) Add(revocation.PendingRef) {}

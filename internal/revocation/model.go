@@ -131,6 +131,9 @@ const (
 	StateRejected State = "rejected"
 	// StateCancelled means an operator's lift ended it.
 	StateCancelled State = "cancelled"
+	// StateDamaged is no state of a revocation: a listing says so of a record
+	// that cannot be read, of which nothing but its id is known.
+	StateDamaged State = "damaged"
 )
 
 // Revocation is the record of one trigger for one (invoker, apiId), or for all

@@ -2,6 +2,7 @@ package revocation
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"iter"
 
@@ -62,7 +63,8 @@ func (l *Ledger) Revocation(id string) (Revocation, error) {
 	return l.RevocationBySequence(sequence)
 }
 
-// RevocationBySequence returns one record by its number.
+// RevocationBySequence returns one record by its number. Errors wrap
+// [ErrNotFound], [ErrDamaged], [ErrNotReady] or [ErrNotDurable].
 func (l *Ledger) RevocationBySequence(sequence uint64) (Revocation, error) {
 	var r Revocation
 	err := l.view(func(tx *bolt.Tx) error {
@@ -84,7 +86,9 @@ type RevocationQuery struct {
 }
 
 // Revocations returns what q selects, newest first, and the value of Before
-// that continues the listing, 0 at its end.
+// that continues the listing, 0 at its end. A damaged record hides no other: it
+// stands in the listing with its id and [StateDamaged], whatever q asks for,
+// since it may be what is looked for.
 func (l *Ledger) Revocations(q RevocationQuery) ([]Revocation, uint64, error) {
 	limit := pageSize(q.Limit)
 	found := []Revocation{}
@@ -99,11 +103,14 @@ func (l *Ledger) Revocations(q RevocationQuery) ([]Revocation, uint64, error) {
 		for ; key != nil; key, value = cursor.Prev() {
 			var r Revocation
 			_, err := decodeRecord(key, value, &r)
-			if err != nil {
-				return err
-			}
-			if (q.Invoker != "" && r.InvokerID != q.Invoker) || (q.State != "" && r.State != q.State) {
+			switch {
+			case err == nil && !q.selects(&r):
 				continue
+			case err != nil && len(key) != len(sequenceKey(0)):
+				return err
+			case err != nil:
+				sequence := binary.BigEndian.Uint64(key)
+				r = Revocation{ID: l.revocationID(sequence), Sequence: sequence, State: StateDamaged}
 			}
 			if len(found) == limit {
 				next = found[limit-1].Sequence
@@ -114,6 +121,10 @@ func (l *Ledger) Revocations(q RevocationQuery) ([]Revocation, uint64, error) {
 		return nil
 	})
 	return found, next, err
+}
+
+func (q *RevocationQuery) selects(r *Revocation) bool {
+	return (q.Invoker == "" || r.InvokerID == q.Invoker) && (q.State == "" || r.State == q.State)
 }
 
 // ClaimQuery selects claims.

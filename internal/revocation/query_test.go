@@ -131,3 +131,55 @@ func TestRevocationIDs(t *testing.T) {
 		}
 	}
 }
+
+// One damaged record hides no other from a listing, and is not hidden itself;
+// what asks for it alone gets an error.
+func TestListingWithADamagedRevocation(t *testing.T) {
+	l := openLedger(t, ledgerPath(t), Options{})
+	var made []Revocation
+	for i := range 5 {
+		r := mustTrigger(t, l, Trigger{Invoker: fmt.Sprintf("i%d", i%2), AEF: "a", APIs: []string{fmt.Sprint(i)}, Cause: "X"})[0]
+		mustRecord(t, l, r.Sequence, Progress{State: StateRevoked})
+		made = append(made, r)
+	}
+	damageRecord(t, l, bucketRevocations, sequenceKey(made[2].Sequence))
+	for name, test := range map[string]struct {
+		query RevocationQuery
+		want  []int
+	}{
+		"all":                {RevocationQuery{}, []int{4, 3, 2, 1, 0}},
+		"one at a time":      {RevocationQuery{Limit: 1}, []int{4, 3, 2, 1, 0}},
+		"two at a time":      {RevocationQuery{Limit: 2}, []int{4, 3, 2, 1, 0}},
+		"of another invoker": {RevocationQuery{Invoker: "i1", Limit: 1}, []int{3, 2, 1}},
+		"of another state":   {RevocationQuery{State: StatePending}, []int{2}},
+		"the damaged":        {RevocationQuery{State: StateDamaged}, []int{2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []int
+			for q := test.query; ; {
+				page, next, err := l.Revocations(q)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, r := range page {
+					n := slices.IndexFunc(made, func(m Revocation) bool { return m.ID == r.ID && m.Sequence == r.Sequence })
+					got = append(got, n)
+					if damaged := r.State == StateDamaged; damaged != (n == 2) || damaged != (r.InvokerID == "") {
+						t.Errorf("got %+v; want number 2 damaged, and no other", r)
+					}
+				}
+				if next == 0 {
+					break
+				}
+				q.Before = next
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("got %v; want %v", got, test.want)
+			}
+		})
+	}
+	_, err := l.Revocation(made[2].ID)
+	if !errors.Is(err, ErrDamaged) {
+		t.Errorf("got %v; want %v", err, ErrDamaged)
+	}
+}

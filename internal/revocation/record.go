@@ -21,8 +21,10 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// errDamaged is wrapped by every error about a record that does not decode.
-var errDamaged = errors.New("damaged record")
+// ErrDamaged is wrapped by every error about a record that does not decode.
+var ErrDamaged = errors.New("damaged record")
+
+var errDamaged = ErrDamaged
 
 func encodeRecord(key []byte, sequence uint64, v any) ([]byte, error) {
 	body, err := json.Marshal(v)
