@@ -35,11 +35,17 @@ const (
 	// SubscriptionFailed: events are to be subscribed to, and the core has
 	// no subscription of ours.
 	SubscriptionFailed Name = "subscription_failed"
+	// AutomaticTriggersSpent: more automatic triggers were asked for than a
+	// minute allows; the rest was refused.
+	AutomaticTriggersSpent Name = "automatic_triggers_spent"
+	// AutomaticTriggerFailed: the ledger did not take an automatic trigger.
+	AutomaticTriggerFailed Name = "automatic_trigger_failed"
 )
 
 // Names returns every alarm there can be.
 func Names() []Name {
-	return []Name{LedgerCreated, LedgerDamaged, CoreRefusesUs, RevocationUnconfirmed, UnmappedAPI, MassChangeSuspended, LikelyWrongAPIID, SubscriptionFailed}
+	return []Name{LedgerCreated, LedgerDamaged, CoreRefusesUs, RevocationUnconfirmed, UnmappedAPI, MassChangeSuspended, LikelyWrongAPIID,
+		SubscriptionFailed, AutomaticTriggersSpent, AutomaticTriggerFailed}
 }
 
 // Alarm is one that is raised.
