@@ -7,10 +7,12 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-capif/aef/internal/autotrigger"
 	"github.com/caddy-capif/aef/internal/coreclient"
 	"github.com/caddy-capif/aef/internal/outbox"
 	"github.com/caddy-capif/aef/internal/reconcile"
@@ -60,6 +62,13 @@ type App struct {
 	// what the core announces to nobody is found by Reconcile.
 	Subscribe *Subscribe `json:"subscribe,omitempty"`
 
+	// AutomaticTriggers is how many revocations any minute may bring that no
+	// operator asked for, over all API invokers, routes and policies, so that a
+	// wrong rule cannot cut off everyone at once; what comes beyond it is
+	// refused and raises an alarm. At most 10000; -1 (`off`) allows none.
+	// A reload does not refill it. Default: 60.
+	AutomaticTriggers int64 `json:"automatic_triggers,omitempty"`
+
 	aefID  string
 	state  *state
 	held   bool // a reference to state is held
@@ -68,6 +77,12 @@ type App struct {
 	token  tokenSettings
 	events subscribeSettings
 	cancel context.CancelFunc
+
+	// hasTriggers is set by the first capif_trigger of this configuration:
+	// without one, no call pays for being handed on to it.
+	hasTriggers atomic.Bool
+	// httpApp returns Caddy's http app once everything is provisioned.
+	httpApp func() (any, error)
 
 	mu      sync.Mutex
 	routes  []route
@@ -141,6 +156,7 @@ const (
 // beside a running server.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.log = newLoggers(ctx)
+	a.httpApp = func() (any, error) { return ctx.AppIfConfigured("http") }
 	re := newResolver()
 	a.aefID = re.text("aef_id", a.AEFID)
 	a.options = a.ledgerOptions(re)
@@ -170,6 +186,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	if !slices.Contains([]string{"", liftOperator, liftContext}, a.CoreLift) {
 		return fmt.Errorf("capif: core_lift is %q; accepted: operator, context", a.CoreLift)
+	}
+	if a.AutomaticTriggers < triggersOff || a.AutomaticTriggers > autotrigger.MaxPerMinute {
+		return fmt.Errorf("capif: automatic_triggers is %d; give 1 to %d for a minute, or off", a.AutomaticTriggers, autotrigger.MaxPerMinute)
 	}
 	if a.TriggerTimeout == 0 {
 		a.TriggerTimeout = caddy.Duration(defaultTriggerTimeout)
@@ -233,7 +252,11 @@ func (a *App) coreSettings(re *resolver) coreclient.Settings {
 // Start opens the ledger, unless an earlier configuration has it open, and puts
 // this configuration's settings in force.
 func (a *App) Start() error {
-	err := a.state.open(applied{
+	err := a.checkTriggers()
+	if err != nil {
+		return err
+	}
+	err = a.state.open(applied{
 		app:    a,
 		outbox: &outbox.Settings{Core: a.core, APIs: a.apisOf, Logger: a.log.slog},
 		reconcile: &reconcile.Settings{
@@ -244,6 +267,7 @@ func (a *App) Start() error {
 			Core: a.core, CoreURL: a.core.URL(), Subscriber: a.events.subscriber, Destination: a.events.destination,
 			Gap: a.state.readAll, Logger: a.log.slog,
 		},
+		triggers: &autotrigger.Settings{PerMinute: a.triggersPerMinute(), Logger: a.log.slog},
 	})
 	if err != nil {
 		return fmt.Errorf("capif: %w", err)
@@ -254,6 +278,20 @@ func (a *App) Start() error {
 		source.start(ctx)
 	}
 	return nil
+}
+
+// triggersOff is automatic_triggers where it says off.
+const triggersOff = -1
+
+func (a *App) triggersPerMinute() int {
+	switch a.AutomaticTriggers {
+	case 0:
+		return autotrigger.DefaultPerMinute
+	case triggersOff:
+		return 0
+	default:
+		return int(a.AutomaticTriggers)
+	}
 }
 
 // Stop ends what belongs to this configuration alone. The shared state stays

@@ -70,6 +70,7 @@ func newBench(tb testing.TB) *bench {
 		tb.Fatal(err)
 	}
 	return &bench{key: key, ledger: st.ledger, handler: &Enforce{
+		app:     new(App),
 		decider: decider, answers: newAnswers("aef-1"), counters: st.metrics.forRoute("location"), decided: st.metrics.timings.decide, log: zap.NewNop(),
 	}}
 }

@@ -51,6 +51,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		trigger_timeout <duration>
 //		reconcile       <duration>
 //		core_lift       operator|context
+//		automatic_triggers <per_minute>|off
 //		subscribe       <destination_url> [{
 //			subscriber_id  <id>
 //		}]
@@ -86,11 +87,13 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = duration(d, &a.Reconcile)
 		case "core_lift":
 			err = word1(d, &a.CoreLift, liftOperator, liftContext)
+		case "automatic_triggers":
+			err = numberOrOff(d, &a.AutomaticTriggers)
 		case "subscribe":
 			a.Subscribe = new(Subscribe)
 			err = a.Subscribe.unmarshal(d)
 		default:
-			err = unrecognized(d, "aef_id", "core", "token_keys", "algorithms", "leeway", "invoker_claim", "ledger", "deny_cache", "trigger_timeout", "reconcile", "core_lift", "subscribe")
+			err = unrecognized(d, "aef_id", "core", "token_keys", "algorithms", "leeway", "invoker_claim", "ledger", "deny_cache", "trigger_timeout", "reconcile", "core_lift", "automatic_triggers", "subscribe")
 		}
 		if err != nil {
 			return err
@@ -238,6 +241,17 @@ func number(d *caddyfile.Dispenser, out *int64) error {
 	}
 	*out = n
 	return nil
+}
+
+// numberOrOff reads a number of at least 1, or off, which is -1.
+func numberOrOff(d *caddyfile.Dispenser, out *int64) error {
+	if next := d.NextArg(); next && d.Val() == wordOff {
+		*out = triggersOff
+		return none(d)
+	} else if next {
+		d.Prev()
+	}
+	return number(d, out)
 }
 
 func duration(d *caddyfile.Dispenser, out *caddy.Duration) error {

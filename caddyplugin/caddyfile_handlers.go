@@ -2,6 +2,7 @@ package caddyplugin
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -90,6 +91,84 @@ func (e *Enforce) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	case e.APIName != "" && e.Scope != "":
 		return d.Err("capif_enforce takes api_name or scope, not both: a token is matched by one of them")
 	}
+	return nil
+}
+
+func parseTrigger(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	t := new(Trigger)
+	return t, t.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	capif_trigger [<matcher>] {
+//		cause   <cause>
+//		reason  <text>
+//		name    <name>
+//		api     this|all
+//		respond <status>
+//		wait
+//		dry_run
+//		unbound_triggers
+//	}
+func (t *Trigger) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume directive name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	once := onlyOnce{}
+	for d.NextBlock(0) {
+		word := d.Val()
+		err := once.check(d, word)
+		if err != nil {
+			return err
+		}
+		switch word {
+		case "cause":
+			err = one(d, &t.Cause)
+		case "reason":
+			err = one(d, &t.Reason)
+		case "name":
+			err = one(d, &t.Name)
+		case "api":
+			err = word1(d, &t.API, apiThis, apiAll)
+		case "respond":
+			err = errorStatus(d, &t.Respond)
+		case "wait":
+			t.Wait = true
+			err = none(d)
+		case "dry_run":
+			t.DryRun = true
+			err = none(d)
+		case "unbound_triggers":
+			t.UnboundTriggers = true
+			err = none(d)
+		default:
+			err = unrecognized(d, "cause", "reason", "name", "api", "respond", "wait", "dry_run", "unbound_triggers")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if t.Cause == "" {
+		return d.Err("capif_trigger: " + causeMissing)
+	}
+	return nil
+}
+
+// errorStatus reads a status with which a call is refused.
+func errorStatus(d *caddyfile.Dispenser, out *int) error {
+	name := d.Val()
+	var text string
+	err := one(d, &text)
+	if err != nil {
+		return err
+	}
+	status, err := strconv.Atoi(text)
+	if err != nil || status < 400 || status > 599 {
+		return d.Errf("%s %q is not a status of 400 to 599", name, text)
+	}
+	*out = status
 	return nil
 }
 
@@ -231,5 +310,6 @@ func hasPlaceholder(s string) bool { return strings.Contains(s, "{") }
 
 var (
 	_ caddyfile.Unmarshaler = (*Enforce)(nil)
+	_ caddyfile.Unmarshaler = (*Trigger)(nil)
 	_ caddyfile.Unmarshaler = (*Callback)(nil)
 )

@@ -5,6 +5,7 @@
 //
 //	capif                         app: identity, core, ledger (global option)
 //	http.handlers.capif_enforce   decides each call
+//	http.handlers.capif_trigger   revokes, where a route says so
 //	http.handlers.capif_callback  takes what the core says
 //	http.handlers.capif_health    answers readiness probes
 //	admin.api.capif               the trigger and all that operators do
@@ -22,21 +23,24 @@ import (
 func init() {
 	caddy.RegisterModule(new(App))
 	caddy.RegisterModule(Enforce{})
+	caddy.RegisterModule(Trigger{})
 	caddy.RegisterModule(Callback{})
 	caddy.RegisterModule(new(Health))
 	caddy.RegisterModule(adminAPI{})
 
 	httpcaddyfile.RegisterGlobalOption("capif", parseGlobalOption)
 	httpcaddyfile.RegisterHandlerDirective("capif_enforce", parseEnforce)
+	httpcaddyfile.RegisterHandlerDirective("capif_trigger", parseTrigger)
 	httpcaddyfile.RegisterHandlerDirective("capif_callback", parseCallback)
 	httpcaddyfile.RegisterHandlerDirective("capif_health", parseHealth)
 
 	// All places in one spot: a plugin can order itself only beside standard
 	// directives. Enforcement comes after basic_auth, so cheap rate limits go
-	// before it and everything that forwards goes after it. The callback
-	// and the probe answer everything they are given, so they stand where
-	// respond does.
+	// before it and everything that forwards goes after it. A trigger comes
+	// after enforcement, which tells it whose call it is. The callback and the
+	// probe answer everything they are given, so they stand where respond does.
 	httpcaddyfile.RegisterDirectiveOrder("capif_enforce", httpcaddyfile.After, "basic_auth")
+	httpcaddyfile.RegisterDirectiveOrder("capif_trigger", httpcaddyfile.After, "forward_auth")
 	httpcaddyfile.RegisterDirectiveOrder("capif_callback", httpcaddyfile.Before, "respond")
 	httpcaddyfile.RegisterDirectiveOrder("capif_health", httpcaddyfile.Before, "respond")
 }

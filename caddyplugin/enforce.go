@@ -71,6 +71,8 @@ type Enforce struct {
 	// Default: false.
 	PassPreflight bool `json:"pass_preflight,omitempty"`
 
+	app      *App
+	target   target // what capif_trigger is told
 	decider  *enforce.Decider
 	answers  *answers
 	counters []prometheus.Counter
@@ -154,6 +156,8 @@ func (e *Enforce) Provision(ctx caddy.Context) error {
 	}
 	e.counters, e.decided = app.state.metrics.forRoute(label), app.state.metrics.timings.decide
 	e.answers = newAnswers(r.AEFID)
+	e.app = app
+	e.target = target{aefID: r.AEFID, apiIDs: r.APIIDs, name: label, bound: e.Bind != ""}
 	app.addRoute(route{
 		aefID: r.AEFID, apiName: r.APIName, apiIDs: r.APIIDs, invokerClaims: verifier.InvokerClaims(),
 		mode: cmp.Or(e.Mode, modeEnforce), require: e.RequireContext != wordOff,
@@ -179,6 +183,7 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		decision.Reason = enforce.TokenNotBound
 	}
 	e.counters[decision.Reason].Inc()
+	e.tellTriggers(r, &decision)
 	if decision.Reason == enforce.Allowed {
 		replacerOf(r).Set("http.auth.user.id", decision.Entry.User)
 		return next.ServeHTTP(w, r)

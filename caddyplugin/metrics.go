@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddy-capif/aef/corecallback"
 	"github.com/caddy-capif/aef/internal/alarm"
+	"github.com/caddy-capif/aef/internal/autotrigger"
 	"github.com/caddy-capif/aef/internal/enforce"
 )
 
@@ -59,6 +60,8 @@ var (
 		"0 while reads of security contexts get no answer from the core.", nil, nil)
 	descSubscribed = prometheus.NewDesc("capif_subscription_active",
 		"1 while the core has confirmed the event subscription.", nil, nil)
+	descTriggers = prometheus.NewDesc("capif_automatic_triggers_total",
+		"Revocations asked for by routes and policies, by what became of them.", []string{"outcome"}, nil)
 	descAlarm = prometheus.NewDesc("capif_alarm",
 		"1 while the alarm is raised.", []string{"alarm"}, nil)
 )
@@ -88,7 +91,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descDenied, descPending, descOutboxOldest, descFailing, descLedgerBytes, descKeysAge, descKeysFailing,
 		descDropped, descRejected, descEvicted,
-		descContexts, descContextsDue, descReads, descReadsFailed, descLate, descOldest, descReachable, descSubscribed, descAlarm,
+		descContexts, descContextsDue, descReads, descReadsFailed, descLate, descOldest, descReachable, descSubscribed, descTriggers, descAlarm,
 	} {
 		ch <- d
 	}
@@ -103,6 +106,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	ledger := m.state.ledger.Stats()
 	cache := m.state.cache.Stats()
+	for i, count := range m.state.triggers.Counts() {
+		ch <- prometheus.MustNewConstMetric(descTriggers, prometheus.CounterValue, float64(count), autotrigger.Outcome(i).String())
+	}
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}

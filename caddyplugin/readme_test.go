@@ -120,7 +120,7 @@ func TestReadmeSyntax(t *testing.T) {
 	sources := repositoryFile(t, "caddyplugin", "caddyfile_app.go") + repositoryFile(t, "caddyplugin", "caddyfile_handlers.go") +
 		repositoryFile(t, "caddyplugin", "health.go")
 	words := map[string][]string{}
-	for _, name := range []string{"capif {", "capif_enforce [", "capif_callback [", "capif_health ["} {
+	for _, name := range []string{"capif {", "capif_enforce [", "capif_trigger [", "capif_callback [", "capif_health ["} {
 		block := fenced(t, readme, "text", name)
 		for where, list := range wordsOf(block) {
 			words[where] = list
@@ -145,6 +145,7 @@ func TestReadmeSyntax(t *testing.T) {
 		{"capif subscribe", "capif {\n subscribe https://aef.example/capif/events {\n nonsense\n}\n}", new(App)},
 		{"capif_callback check_authentication", "capif_callback {\n check_authentication {\n nonsense\n}\n}", new(Callback)},
 		{"capif_enforce", "capif_enforce {\n nonsense\n}", new(Enforce)},
+		{"capif_trigger", "capif_trigger {\n nonsense\n}", new(Trigger)},
 		{"capif_callback", "capif_callback {\n nonsense\n}", new(Callback)},
 		{"capif_health", "capif_health {\n nonsense\n}", new(Health)},
 	} {
@@ -171,7 +172,7 @@ func TestReadmeSyntax(t *testing.T) {
 // be as a comment.
 func TestExampleIsComplete(t *testing.T) {
 	readme, example := repositoryFile(t, "README.md"), repositoryFile(t, "Caddyfile.example")
-	for _, name := range []string{"capif {", "capif_enforce [", "capif_callback [", "capif_health ["} {
+	for _, name := range []string{"capif {", "capif_enforce [", "capif_trigger [", "capif_callback [", "capif_health ["} {
 		for where, words := range wordsOf(fenced(t, readme, "text", name)) {
 			for _, word := range words {
 				if !regexp.MustCompile(`(?m)^\s*(#\s+)?` + word + `( .*)?$`).MatchString(example) {

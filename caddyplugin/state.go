@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-capif/aef/internal/alarm"
+	"github.com/caddy-capif/aef/internal/autotrigger"
 	"github.com/caddy-capif/aef/internal/denycache"
 	"github.com/caddy-capif/aef/internal/outbox"
 	"github.com/caddy-capif/aef/internal/reconcile"
@@ -24,18 +25,19 @@ import (
 var states = caddy.NewUsagePool()
 
 // state is what outlives a reload: the ledger with its index and epochs, the
-// deny cache, the outbox, the contexts, the event subscription, the alarms, the
-// metrics. It keeps no context and no logger of one configuration: those come
+// deny cache, the outbox, the contexts, the event subscription, the guard of
+// automatic triggers with its budget, the alarms, the metrics. It keeps no context and no logger of one configuration: those come
 // with the settings that are in force.
 type state struct {
-	path    string
-	ledger  *revocation.Ledger
-	cache   *denycache.Cache
-	outbox  *outbox.Outbox
-	context *reconcile.Reconciler
-	events  *subscription.Keeper
-	alarms  *alarm.Set
-	metrics *metrics
+	path     string
+	ledger   *revocation.Ledger
+	cache    *denycache.Cache
+	outbox   *outbox.Outbox
+	context  *reconcile.Reconciler
+	events   *subscription.Keeper
+	triggers *autotrigger.Guard
+	alarms   *alarm.Set
+	metrics  *metrics
 
 	mu      sync.Mutex
 	opened  bool
@@ -48,6 +50,7 @@ type applied struct {
 	outbox    *outbox.Settings
 	reconcile *reconcile.Settings
 	events    *subscription.Settings
+	triggers  *autotrigger.Settings
 }
 
 // acquireState takes a reference to the state of a ledger. It only allocates.
@@ -78,6 +81,7 @@ func newState(path string) (*state, error) {
 	s.outbox = outbox.New(s.ledger, s.alarms)
 	s.context = reconcile.New(s.ledger, s.alarms)
 	s.events = subscription.New(s.ledger, s.alarms)
+	s.triggers = autotrigger.New(s.ledger, s.alarms)
 	s.metrics = newMetrics(s)
 	return s, nil
 }
@@ -110,6 +114,8 @@ func (s *state) open(settings applied) error {
 		s.outbox.Start()
 		s.events.Apply(settings.events)
 		s.events.Start()
+		s.triggers.Apply(settings.triggers)
+		s.triggers.Start()
 		if s.ledger.Created() {
 			s.alarms.Raise(a.log.slog, alarm.LedgerCreated,
 				fmt.Sprintf("a new ledger was made at %s: if there was one before, claims that the core does not know are lost; restore it, or set must_exist so that this stops the start", s.path))
@@ -130,6 +136,7 @@ func (s *state) enforceLast() {
 	s.outbox.Apply(last.outbox)
 	s.context.Apply(last.reconcile)
 	s.events.Apply(last.events)
+	s.triggers.Apply(last.triggers)
 	for _, source := range last.app.heldSources() {
 		source.log.set(last.app.log.slog)
 	}
@@ -182,7 +189,7 @@ func (s *state) release(a *App) error {
 	return err
 }
 
-// Destruct ends the outbox and closes the ledger when no configuration uses
+// Destruct hands over what was triggered automatically, ends the outbox and closes the ledger when no configuration uses
 // them any more. Calls still in flight go on asking the index in memory. The
 // deny cache is left to the garbage collector: see its package. The event
 // subscription stays at the core: the next start goes on with it, where a new one
@@ -190,6 +197,7 @@ func (s *state) release(a *App) error {
 func (s *state) Destruct() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.triggers.Stop()
 	s.events.Stop()
 	s.context.Stop()
 	s.outbox.Stop()

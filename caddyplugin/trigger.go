@@ -20,6 +20,8 @@ const pendingSteps = "what is pending is sent again until the core has decided o
 
 const maxText = 1000
 
+const causeMissing = "cause is missing: give OVERLIMIT_USAGE or UNEXPECTED_REASON, or from Release 19 on AUTHORIZATION_ISSUE or OTHER_REASON"
+
 // trigger runs steps 1 to 5 of TS 23.222 8.23.3: block here, ask the core, and
 // say how it stands when the core has decided or the wait is over.
 func trigger(app *App, r *http.Request) (int, any, error) {
@@ -105,7 +107,7 @@ func triggerOf(app *App, asked *adminapi.RevocationRequest) (revocation.Trigger,
 		return t, err
 	}
 	if asked.Cause == "" {
-		return t, apiError(http.StatusBadRequest, "cause is missing: give OVERLIMIT_USAGE or UNEXPECTED_REASON, or from Release 19 on AUTHORIZATION_ISSUE or OTHER_REASON")
+		return t, apiError(http.StatusBadRequest, causeMissing)
 	}
 	for what, text := range map[string]string{"cause": asked.Cause, "reason": asked.Reason, "ticket": asked.Ticket} {
 		if len(text) > maxText {

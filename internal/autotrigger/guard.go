@@ -15,6 +15,8 @@ import (
 	"github.com/caddy-capif/aef/internal/revocation"
 )
 
+var errStopped = errors.New("automatic triggers are stopped")
+
 const (
 	// DefaultPerMinute is the budget where nothing else is said.
 	DefaultPerMinute = 60
@@ -169,6 +171,9 @@ func (g *Guard) Request(c Call) Outcome {
 func (g *Guard) RequestAndWait(ctx context.Context, c Call) (Outcome, error) {
 	outcome, j := g.request(&c)
 	g.counts[outcome].Add(1)
+	if j == nil && outcome == Failed {
+		return Failed, errStopped
+	}
 	if j == nil {
 		return outcome, nil
 	}
