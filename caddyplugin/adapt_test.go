@@ -125,6 +125,11 @@ func TestProvisioningErrors(t *testing.T) {
 		{"an unknown kind of identity", "", "capif_callback {\ncore_identity dn CN=core\n}", "use san, cn or spki"},
 		{"a short hint_path", "", "capif_callback {\nhint_path /capif/hints/short\n}", "use at least 16 that cannot be guessed"},
 		{"an events_path of the standard", "", "capif_callback {\nhint_path /capif/hints/0f8d2c7be1a94653\nevents_path /aef-security/v1/revoke-authorization\n}", "belongs to the AEF_Security_API"},
+		{"no global option, a trigger", "-", "capif_trigger {\ncause OVERLIMIT_USAGE\n}", "capif_trigger needs the global option capif: add a block `capif { … }` at the top of the Caddyfile"},
+		{"a trigger of an unknown api by placeholder", "", "capif_trigger {\ncause OVERLIMIT_USAGE\napi {env.CAPIF_TEST_WORD}\n}", `capif_trigger: unknown api "sometimes"; accepted: this, all`},
+		{"a trigger with a cause that is not set", "", "capif_trigger {\ncause {env.CAPIF_TEST_NOT_SET}\n}", "env.CAPIF_TEST_NOT_SET"},
+		{"too many automatic triggers", "{\naef_id aef-a\ncore https://core.example\ntoken_keys pem KEYS_FILE\nautomatic_triggers 10001\n}", "", "automatic_triggers is 10001; give 1 to 10000 for a minute, or off"},
+		{"no automatic triggers", "{\naef_id aef-a\ncore https://core.example\ntoken_keys pem KEYS_FILE\nledger LEDGER_FILE\nautomatic_triggers off\n}", "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Setenv("CAPIF_TEST_WORD", "sometimes")
