@@ -237,6 +237,33 @@ func TestRefusedCallsTriggerNothing(t *testing.T) {
 	l.want(l.aef, "/location/1", token, http.StatusOK)
 }
 
+// TestTriggerByError: another handler refuses the call with an error after it was
+// let in.
+func TestTriggerByError(t *testing.T) {
+	l := triggerBed(t, `handle /location/error/* {
+		ENFORCE
+		error /location/error/over 429
+		reverse_proxy BACKEND
+	}
+	handle_errors 429 {
+		capif_trigger {
+			cause OVERLIMIT_USAGE
+			reason "status {err.status_code}"
+			respond 429
+			wait
+			unbound_triggers
+		}
+	}`)
+	id := l.newInvoker()
+	token := l.tokenOf(id)
+	l.want(l.aef, "/location/error/1", token, http.StatusOK)
+	l.want(l.aef, "/location/error/over", token, http.StatusTooManyRequests)
+	l.want(l.aef, "/location/error/1", token, http.StatusForbidden)
+	if made := l.revocations(id); len(made) != 1 || made[0].Reason != "status 429" {
+		t.Errorf("got %+v; want one revocation with the status as the reason", made)
+	}
+}
+
 // TestTriggerOfBoundCalls: with bind no further word is needed, and a borrowed
 // identity has nobody revoked.
 func TestTriggerOfBoundCalls(t *testing.T) {
@@ -288,7 +315,7 @@ func TestTriggerStorm(t *testing.T) {
 	l.reload(l.aef) // does not refill the budget
 	refused += l.storm(tokens, "/location/storm/2")
 	l.poll(func() bool { return float64(len(l.revocations(""))) == l.outcomes("accepted") }) // they are handed over beside the calls
-	blocked := l.storm(tokens, "/location/1") // no trigger here
+	blocked := l.storm(tokens, "/location/1")                                                // no trigger here
 	// In any minute at most the budget: on a machine that needs longer, as
 	// many budgets as minutes have begun.
 	most := budget * (1 + int(time.Since(began)/time.Minute))
@@ -407,11 +434,17 @@ func TestUnboundTriggersDoNotLoad(t *testing.T) {
 		{"intercept before capif_enforce", "route /a/* {\n" + answered + "ENFORCE" + proxy + "}", false},
 		{"intercept around the handles", answered, false},
 		{"on errors", "handle_errors {\n" + trigger + "}", false},
+		{"in a named route", "handle /a/* {\nENFORCE" + "invoke triggers\n}", false},
+		{"in a named route, bound", "handle /a/* {\nENFORCE_BOUND" + "invoke triggers\n}", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			before := l.aef.SiteExtra
-			defer func() { l.aef.SiteExtra = before }()
+			before := *l.aef
+			defer func() { *l.aef = before }()
 			l.aef.SiteExtra += "\n" + l.withBackend(tt.site)
+			if strings.Contains(tt.site, "invoke") {
+				// The template closes what is open at the end of its callback.
+				l.aef.CallbackExtra = "\n}\n}\n&(triggers) {\nroute {\n" + trigger
+			}
 			err := l.caddy.Reload(l.ctx, l.caddyfile(l.aef))
 			const says = "of API location before it has no `bind client_certificate`"
 			switch {

@@ -23,6 +23,20 @@ type ledger struct {
 	made   []revocation.Trigger
 	fail   error
 	blocks chan struct{}
+	// between runs once, after a question has found nothing denied.
+	between func()
+}
+
+func (l *ledger) Covering(invoker, aef string, apis []string, token revocation.Digest) revocation.Cover {
+	cover := l.Ledger.Covering(invoker, aef, apis, token)
+	l.mu.Lock()
+	between := l.between
+	l.between = nil
+	l.mu.Unlock()
+	if between != nil {
+		between()
+	}
+	return cover
 }
 
 func (l *ledger) Trigger(ctx context.Context, t revocation.Trigger) ([]revocation.Revocation, error) {
@@ -151,6 +165,20 @@ func TestOnceForAPairUntilLifted(t *testing.T) {
 		if got := b.Counts(); got[Accepted] != 4 || got[Already] != 4 {
 			t.Errorf("counts: got %v; want 4 accepted, 4 already", got)
 		}
+	})
+}
+
+// TestOnceWhileTheWorkerIsQuicker: the same trigger is made and done between the
+// two questions of a request.
+func TestOnceWhileTheWorkerIsQuicker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, 60)
+		b.ledger.between = func() {
+			b.want(call("inv-1"), Accepted)
+			b.wantMade(1)
+		}
+		b.want(call("inv-1"), Already)
+		b.wantMade(1)
 	})
 }
 
