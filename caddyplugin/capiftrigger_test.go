@@ -43,6 +43,7 @@ func (l *life) withBackend(site string) string {
 		"ENFORCE_BOUND", fmt.Sprintf(enforceLocation, "bind client_certificate"),
 		"ENFORCE", fmt.Sprintf(enforceLocation, ""),
 		"BACKEND", l.aef.BackendAddress,
+		"API_PORT", l.aef.APIPort(),
 	).Replace(site)
 }
 
@@ -434,6 +435,7 @@ func TestUnboundTriggersDoNotLoad(t *testing.T) {
 		{"intercept before capif_enforce", "route /a/* {\n" + answered + "ENFORCE" + proxy + "}", false},
 		{"intercept around the handles", answered, false},
 		{"on errors", "handle_errors {\n" + trigger + "}", false},
+		{"not bound in another site", "handle /a/* {\nENFORCE_BOUND" + trigger + proxy + "}\n}\nhttp://a-longer-name-comes-first.example:API_PORT {\n", true},
 		{"in a named route", "handle /a/* {\nENFORCE" + "invoke triggers\n}", false},
 		{"in a named route, bound", "handle /a/* {\nENFORCE_BOUND" + "invoke triggers\n}", true},
 	} {
