@@ -328,8 +328,8 @@ func TestTriggerStorm(t *testing.T) {
 		t.Errorf("blocked API invokers: got %v of %v; want %v", blocked, invokers, accepted)
 	}
 	seen := float64(2*invokers - refused)
-	if got := l.outcomes("accepted") + l.outcomes("already") + l.outcomes("budget_spent"); got != seen {
-		t.Errorf("outcomes of the calls that came to the trigger: got %v; want %v", got, seen)
+	if got := l.outcomes("accepted") + l.outcomes("already") + l.outcomes("budget_spent"); got < seen || got > seen+l.lost {
+		t.Errorf("outcomes of the calls that came to the trigger: got %v; want %v (%v answers lost)", got, seen, l.lost)
 	}
 	if made := l.revocations(""); len(made) != accepted {
 		t.Errorf("revocations: got %v; want %v", len(made), accepted)
@@ -346,7 +346,8 @@ func TestTriggerStorm(t *testing.T) {
 	}
 }
 
-// storm sends one call with each token and returns how many were refused.
+// storm sends one call with each token and returns how many were refused. Calls
+// whose connection ends in a reload are sent again, as those of life are.
 func (l *life) storm(tokens []string, path string) int {
 	l.t.Helper()
 	var mu sync.Mutex
@@ -357,7 +358,12 @@ func (l *life) storm(tokens []string, path string) int {
 		all.Go(func() {
 			for token := range work {
 				status, body, err := l.aef.Call(l.ctx, path, token)
+				lost := 0.0
+				for ; err != nil && lost < 5; lost++ {
+					status, body, err = l.aef.Call(l.ctx, path, token)
+				}
 				mu.Lock()
+				l.lost += lost
 				switch {
 				case err == nil && status == http.StatusForbidden:
 					refused++

@@ -19,7 +19,7 @@ func TestTriggersConfigurations(t *testing.T) {
 	document := repositoryFile(t, "docs", "triggers.md")
 	plugin := regexp.MustCompile(`(?ms)^\t(rate_limit|coraza_waf) \{\n.*?^\t\}\n`)
 	found, plugins := 0, 0
-	for _, match := range regexp.MustCompile("(?s)```caddyfile\n(.*?)```").FindAllStringSubmatch(document, -1) {
+	for _, match := range regexp.MustCompile("(?s)```caddy\n(.*?)```").FindAllStringSubmatch(document, -1) {
 		found++
 		block := match[1]
 		if formatted := caddyfile.Format([]byte(block)); !bytes.Equal(formatted, []byte(block)) {
