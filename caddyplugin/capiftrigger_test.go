@@ -146,6 +146,7 @@ func TestTriggerByMatcher(t *testing.T) {
 
 	l.want(l.aef, "/location/all/1", goodToken, http.StatusOK) // it is passed on, and revoked beside
 	l.eventually(l.aef, "/qos/1", goodToken, http.StatusForbidden)
+	l.poll(func() bool { return len(l.revocations(good)) > 0 }) // it blocks first, and is on disk then
 	if made := l.revocations(good); len(made) != 1 || !made[0].AllAPIs || made[0].RequestedBy != "route everything" {
 		t.Errorf("got %+v; want one revocation of all APIs by route everything", made)
 	}

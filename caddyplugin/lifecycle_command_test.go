@@ -67,7 +67,7 @@ func TestListModules(t *testing.T) {
 		}
 	}
 	slices.Sort(ours)
-	want := []string{"admin.api.capif", "capif", "http.handlers.capif_callback", "http.handlers.capif_enforce"}
+	want := []string{"admin.api.capif", "capif", "http.handlers.capif_callback", "http.handlers.capif_enforce", "http.handlers.capif_health", "http.handlers.capif_trigger"}
 	if !slices.Equal(ours, want) {
 		t.Errorf("got %v; want %v", ours, want)
 	}
