@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -15,14 +16,11 @@ import (
 	"github.com/caddy-capif/aef/internal/testbed"
 )
 
-// The names in the story.
+// The names in the story. Some cores give AEFs other names than they ask for.
 const (
 	aefA      = "aef-a"
 	aefB      = "aef-b"
 	invokerID = "inv-1"
-	// scope of the access tokens: two APIs at two AEFs.
-	scope = "3gpp#" + aefA + ":" + testbed.APIName + "," + testbed.OtherAPIName + ";" +
-		aefB + ":" + testbed.APIName + "," + testbed.OtherAPIName
 )
 
 // stayTokenLifetime lets a token of -stay last for an afternoon.
@@ -30,11 +28,13 @@ const stayTokenLifetime = 8 * time.Hour
 
 type castOptions struct {
 	stay    bool
+	kind    kind
 	observe func(coretest.Event)
 }
 
 // cast is everyone who takes part. All of it ends with stop.
 type cast struct {
+	kind    kind
 	dir     string
 	scene   *testbed.Scene
 	a, b    *exposer
@@ -53,7 +53,7 @@ func startCast(ctx context.Context, o castOptions, out *printer) (*cast, error) 
 	if err != nil {
 		return nil, fmt.Errorf("making a temporary folder: %w", err)
 	}
-	c := &cast{dir: dir}
+	c := &cast{kind: o.kind, dir: dir}
 	err = c.start(ctx, o, out)
 	if err != nil {
 		return nil, errors.Join(err, c.stop())
@@ -63,7 +63,7 @@ func startCast(ctx context.Context, o castOptions, out *printer) (*cast, error) 
 
 func (c *cast) start(ctx context.Context, o castOptions, out *printer) error {
 	out.heading("Starting a CAPIF core function, a service API, an API invoker and two Caddys as AEFs")
-	core := coretest.Options{Observe: o.observe}
+	core := coretest.Options{Dialect: o.kind.name, Observe: o.observe}
 	if o.stay {
 		core.TokenLifetime = stayTokenLifetime
 	}
@@ -73,13 +73,17 @@ func (c *cast) start(ctx context.Context, o castOptions, out *printer) error {
 		return err
 	}
 	out.fact("folder", c.dir)
-	out.fact("core function", c.scene.Core.URL())
+	out.fact("core function", c.scene.Core.URL()+" ("+c.kind.name+")")
 	out.fact("service API", c.scene.Backend.URL)
 	err = c.onboard()
 	if err != nil {
 		return err
 	}
-	out.fact("API invoker", invokerID+", told of revokes at "+c.invoker.NotificationURL())
+	told := "told of revokes at "
+	if !c.kind.tellsInvoker {
+		told = "never told of revokes, though it asks to be, at "
+	}
+	out.fact("API invoker", invokerID+", "+told+c.invoker.NotificationURL())
 	group, starting := errgroup.WithContext(ctx)
 	for _, e := range []*exposer{c.a, c.b} {
 		group.Go(func() error {
@@ -95,26 +99,43 @@ func (c *cast) start(ctx context.Context, o castOptions, out *printer) error {
 	for _, e := range []*exposer{c.a, c.b} {
 		out.fact("AEF "+e.ID, fmt.Sprintf("http://%s, Caddy in process %d", e.API, e.caddy.PID()))
 	}
+	if !c.kind.hints {
+		return nil
+	}
+	return c.subscribed(ctx)
+}
+
+// subscribed waits until both AEFs hear of events.
+func (c *cast) subscribed(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for _, e := range []*exposer{c.a, c.b} {
+		_, err := c.scene.Core.WaitFor(ctx, func(event coretest.Event) bool {
+			return event.Operation == coretest.OpSubscribe && event.Status == http.StatusCreated && short(event.From) == e.ID
+		})
+		if err != nil {
+			return fmt.Errorf("waiting for the subscription of %s: %w", e.ID, err)
+		}
+	}
 	return nil
 }
 
 // onboard makes the AEFs, the APIs that both expose, and the API invoker that
 // discovered them known to the core.
 func (c *cast) onboard() error {
-	a, err := c.scene.AddAEF(aefA, testbed.Provider)
-	if err != nil {
-		return err
-	}
-	b, err := c.scene.AddAEF(aefB, testbed.Provider)
-	if err != nil {
-		return err
-	}
-	c.a, c.b = &exposer{AEF: a}, &exposer{AEF: b}
 	core := c.scene.Core
-	apis := []coretest.API{
-		{ID: testbed.APIID, Name: testbed.APIName, AEFIDs: []string{aefA, aefB}},
-		{ID: testbed.OtherAPIID, Name: testbed.OtherAPIName, AEFIDs: []string{aefA, aefB}},
+	a, err := c.scene.AddAEF(core.AssignAEFID(aefA), testbed.Provider)
+	if err != nil {
+		return err
 	}
+	b, err := c.scene.AddAEF(core.AssignAEFID(aefB), testbed.Provider)
+	if err != nil {
+		return err
+	}
+	c.kind.configure(a, false)
+	c.kind.configure(b, true)
+	c.a, c.b = &exposer{AEF: a}, &exposer{AEF: b}
+	apis := c.apis()
 	for _, api := range apis {
 		err = core.PublishAPI(api)
 		if err != nil {
@@ -134,16 +155,49 @@ func (c *cast) onboard() error {
 	return nil
 }
 
-// entries of the security context: both APIs at both AEFs.
-func entries() []coretest.SecurityInformation {
-	return []coretest.SecurityInformation{
-		coretest.Entry(aefA, testbed.APIID), coretest.Entry(aefA, testbed.OtherAPIID),
-		coretest.Entry(aefB, testbed.APIID), coretest.Entry(aefB, testbed.OtherAPIID),
+// apis are the two APIs, or each AEF's own two.
+func (c *cast) apis() []coretest.API {
+	var apis []coretest.API
+	for _, e := range []*exposer{c.a, c.b} {
+		at := []string{e.ID}
+		if !c.kind.apart {
+			at = []string{c.a.ID, c.b.ID}
+		}
+		apis = append(apis,
+			coretest.API{ID: e.APIID, Name: testbed.APIName, AEFIDs: at},
+			coretest.API{ID: e.OtherAPIID, Name: testbed.OtherAPIName, AEFIDs: at})
+		if !c.kind.apart {
+			break
+		}
 	}
+	return apis
 }
 
-// authorize has the API invoker put its security context.
-func (c *cast) authorize(ctx context.Context) error { return c.invoker.PutContext(ctx, entries()...) }
+// entries of the security context: both APIs at both AEFs.
+func (c *cast) entries() []coretest.SecurityInformation {
+	var entries []coretest.SecurityInformation
+	for _, e := range []*exposer{c.a, c.b} {
+		entries = append(entries, coretest.Entry(e.ID, e.APIID), coretest.Entry(e.ID, e.OtherAPIID))
+	}
+	return entries
+}
+
+// scope of the access tokens: two APIs at two AEFs.
+func (c *cast) scope() string {
+	a := coretest.ScopeOf(c.a.ID, testbed.APIName, testbed.OtherAPIName)
+	b := coretest.ScopeOf(c.b.ID, testbed.APIName, testbed.OtherAPIName)
+	return a + ";" + strings.TrimPrefix(b, "3gpp#")
+}
+
+// authorize has the API invoker put its security context, and waits until those
+// whom the core tells of it have heard.
+func (c *cast) authorize(ctx context.Context) error {
+	err := c.invoker.PutContext(ctx, c.entries()...)
+	if err != nil {
+		return err
+	}
+	return c.scene.Core.Quiesce(ctx)
+}
 
 // stop ends every process and removes the folder, whatever had been started.
 func (c *cast) stop() error {

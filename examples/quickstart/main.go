@@ -10,7 +10,9 @@
 //
 // It ends with 0 if every step came out as it must, with 130 after Ctrl-C, and
 // otherwise with 1 and what was expected. With -stay it stays up and prints
-// commands to play with.
+// commands to play with. With -core opencapif or -core oran the core behaves, and
+// misbehaves, as one of those in the field: the first announces a revoke to other
+// AEFs without saying whose, the second says nothing.
 package main
 
 import (
@@ -31,7 +33,7 @@ import (
 	"github.com/caddy-capif/aef/internal/testbed"
 )
 
-// walkTimeout ends a walk that hangs; it takes about two seconds.
+// walkTimeout ends a walk that hangs; it takes a few seconds.
 const walkTimeout = time.Minute
 
 const (
@@ -46,10 +48,10 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// options are what the command line says. A choice of the core's dialect would
-// stand here.
+// options are what the command line says.
 type options struct {
 	stay bool
+	core string // the kind of core
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -57,6 +59,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("quickstart", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.BoolVar(&o.stay, "stay", false, "stay up after the walk and print commands to play with, until Ctrl-C")
+	flags.StringVar(&o.core, "core", kinds[0].name, "the kind of core: "+kindNames())
 	err := flags.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		return exitOK
@@ -69,6 +72,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 
+	core, known := kindOf(o.core)
+	if !known {
+		fmt.Fprintf(stderr, "quickstart: unknown core %q: want one of %s\n", o.core, kindNames())
+		return exitUsage
+	}
+
 	interrupted, release := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer release()
 	// A reader that goes away, as head does, must not end us before the
@@ -77,7 +86,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ctx, cancel := context.WithCancel(interrupted)
 	defer cancel()
 	out := newPrinter(stdout, cancel)
-	err = play(ctx, o, out)
+	err = play(ctx, castOptions{stay: o.stay, kind: core}, out)
 	out.close()
 	switch {
 	case interrupted.Err() != nil:
@@ -91,10 +100,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 }
 
 // play starts everything, walks through the procedure and ends everything.
-func play(ctx context.Context, o options, out *printer) error {
+func play(ctx context.Context, o castOptions, out *printer) error {
 	began := time.Now()
 	story := &narrator{out: out}
-	c, err := startCast(ctx, castOptions{stay: o.stay, observe: story.observe}, out)
+	o.observe = story.observe
+	c, err := startCast(ctx, o, out)
 	if err != nil {
 		return err
 	}

@@ -131,9 +131,60 @@ func (q *quickstart) wantNothingLeft() {
 	}
 }
 
+// TestWalk walks with each kind of core.
 func TestWalk(t *testing.T) {
+	opencapif := [][]string{
+		{`opencapif`, `AEFaefa -> core +subscribes to events: 201`, `inv-1 -> AEFaefa +GET /location/1: 200`, `inv-1 -> AEFaefb +GET /location/1: 200`,
+			`step 1 `, `step 3 .* core +revoked 2 of 4`, `step 4 .* core -> AEFaefa +204`,
+			`AEFaefa -> operator .*state revoked`, `trigger until AEFaefa refuses +\d`, `trigger until AEFaefb refuses +\d`,
+			`inv-1 -> AEFaefa +GET /location/1: 403`, `inv-1 -> AEFaefb +GET /location/1: 403`, `inv-1 -> AEFaefb +GET /qos/1: 200`,
+			`inv-1 -> AEFaefb +GET /location/1, \d.* after the context: 200`, `inv-1 -> AEFaefa +GET /location/1: 403`,
+			`operator -> AEFaefa +POST /capif/lifts`, `inv-1 -> AEFaefa +GET /location/1: 200`, `Every step came out as it must`},
+		{`step 4 `, `step 6 .* inv-1 -> core +204`, `Measured`},
+		{`step 4 `, `core -> AEFaefb +POST of the event API_INVOKER_AUTHORIZATION_REVOKED`, `AEFaefb +refuses .*an event`, `Measured`},
+	}
+	oran := [][]string{
+		{`oran`, `never told of revokes`, `inv-1 -> aef-b +GET /location/1: 200`, `step 1 `, `step 3 .* core +revoked 1 of 4`, `step 4 `,
+			`step 7 .* does not happen`, `aef-b +passes calls on: .*nobody revoked`, `the core revoked 1 of 3`, `aef-b +refuses .*its timer`,
+			`step 6 .* does not happen`, `the core's change until aef-b refuses +\d.*5m by default`,
+			`inv-1 -> aef-a +GET /location/1: 403`, `inv-1 -> aef-b +GET /location/1: 403`, `inv-1 -> aef-b +GET /qos/1: 200`,
+			`inv-1 -> aef-b +GET /location/1, \d.* after the context: 200`, `operator -> aef-a +POST /capif/lifts`,
+			`inv-1 -> aef-a +GET /location/1: 200`, `Every step came out as it must`},
+		{`step 1 `, `step 5 .* aef-a +refuses`, `Measured`},
+	}
+	for _, test := range []struct {
+		name string
+		args []string
+		want [][]string
+	}{
+		{"strict", nil, strictWalk},
+		{"opencapif", []string{"-core", "opencapif"}, opencapif},
+		{"oran", []string{"-core", "oran"}, oran},
+	} {
+		t.Run(test.name, func(t *testing.T) { testWalk(t, test.args, test.want) })
+	}
+}
+
+// The lines that must come, in an order that holds although steps 5, 6 and 7 run
+// beside each other.
+var strictWalk = [][]string{
+	{`inv-1 -> aef-a +GET /location/1: 200`, `inv-1 -> aef-b +GET /location/1: 200`,
+		`step 1 .* operator -> aef-a`, `step 2 .* aef-a -> core .*/capif-security/v1/trustedInvokers/inv-1/delete`,
+		`step 3 .* core +revoked 2 of 4`, `step 4 .* core -> aef-a +204`,
+		`trigger until aef-a refuses +\d`, `trigger until the core's answer +\d`, `trigger until aef-b refuses +\d`,
+		`inv-1 -> aef-a +GET /location/1: 403`, `inv-1 -> aef-b +GET /location/1: 403`,
+		`inv-1 -> aef-a +GET /qos/1: 200`, `puts its security context: 201`,
+		`operator -> aef-a +POST /capif/lifts`, `operator -> aef-b +POST /capif/lifts`,
+		`inv-1 -> aef-a +GET /location/1: 200`, `inv-1 -> aef-b +GET /location/1: 200`, `Every step came out as it must`},
+	{`step 1 `, `step 5 .* aef-a +refuses`, `Measured`},
+	{`step 4 `, `step 6 .* core -> inv-1`, `step 6 .* inv-1 -> core +204`, `Measured`},
+	{`step 4 `, `step 7 .* core -> aef-b .*/aef-security/v1/revoke-authorization`, `step 7 .* aef-b -> core +200`, `Measured`},
+	{`step 7 `, `aef-b +refuses`, `Measured`},
+}
+
+func testWalk(t *testing.T, args []string, want [][]string) {
 	began := time.Now()
-	q := startQuickstart(t)
+	q := startQuickstart(t, args...)
 	output := q.rest()
 	if got := q.status(); got != exitOK {
 		t.Fatalf("exit status: got %v; want %v\n%s%s", got, exitOK, output, q.stderr.String())
@@ -147,22 +198,7 @@ func TestWalk(t *testing.T) {
 	if regexp.MustCompile(`eyJ[\w-]{10}`).MatchString(output) {
 		t.Error("output: got a token; want none")
 	}
-	// The lines that must come, in an order that holds although steps 5, 6 and
-	// 7 run beside each other.
-	for _, lines := range [][]string{
-		{`inv-1 -> aef-a +GET /location/1: 200`, `inv-1 -> aef-b +GET /location/1: 200`,
-			`step 1 .* operator -> aef-a`, `step 2 .* aef-a -> core .*/capif-security/v1/trustedInvokers/inv-1/delete`,
-			`step 3 .* core +revoked 2 of 4`, `step 4 .* core -> aef-a +204`,
-			`trigger until aef-a refuses +\d`, `trigger until the core's answer +\d`, `trigger until aef-b refuses +\d`,
-			`inv-1 -> aef-a +GET /location/1: 403`, `inv-1 -> aef-b +GET /location/1: 403`,
-			`inv-1 -> aef-a +GET /qos/1: 200`, `puts its security context: 201`,
-			`operator -> aef-a +POST /capif/lifts`, `operator -> aef-b +POST /capif/lifts`,
-			`inv-1 -> aef-a +GET /location/1: 200`, `inv-1 -> aef-b +GET /location/1: 200`, `Every step came out as it must`},
-		{`step 1 `, `step 5 .* aef-a +refuses`, `Measured`},
-		{`step 4 `, `step 6 .* core -> inv-1`, `step 6 .* inv-1 -> core +204`, `Measured`},
-		{`step 4 `, `step 7 .* core -> aef-b .*/aef-security/v1/revoke-authorization`, `step 7 .* aef-b -> core +200`, `Measured`},
-		{`step 7 `, `aef-b +refuses`, `Measured`},
-	} {
+	for _, lines := range want {
 		rest := output
 		for _, line := range lines {
 			found := regexp.MustCompile(line).FindStringIndex(rest)
@@ -185,6 +221,7 @@ func TestUsage(t *testing.T) {
 	}{
 		{"help", []string{"-h"}, exitOK, "-stay"},
 		{"unknown flag", []string{"-nonsense"}, exitUsage, "-nonsense"},
+		{"unknown core", []string{"-core", "nonsense"}, exitUsage, `unknown core "nonsense": want one of strict, opencapif, oran`},
 		{"argument", []string{"nonsense"}, exitUsage, `unexpected argument "nonsense"`},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -69,6 +69,12 @@ func (n *narrator) tell(e *coretest.Event) (string, string, string) {
 		return "7", there, e.Method + " " + path(e.URL) + " apiIds " + strings.Join(e.APIIDs, ",") + ", cause " + e.Cause
 	case e.Operation == coretest.OpCallAEF && answered:
 		return "7", back, answer
+	case e.Operation == coretest.OpNotifyEvent && asked:
+		return "", there, tells(e)
+	case e.Operation == coretest.OpNotifyEvent && answered:
+		return "", back, answer
+	case e.Operation == coretest.OpChange:
+		return "", "core", e.Note
 	case e.Operation == coretest.OpGetContext && answered:
 		return "", there, "reads the security context: " + answer
 	default:
@@ -93,9 +99,24 @@ func purpose(e *coretest.Event) string {
 		return "asks for an access token"
 	case coretest.OpGetContext:
 		return "reads the security context"
+	case coretest.OpSubscribe:
+		return "subscribes to events"
+	case coretest.OpNotifyEvent:
+		return tells(e)
 	default:
 		return e.Method + " " + path(e.URL)
 	}
+}
+
+// tells says what an event is about. Its address is a secret, for whoever knows
+// it can send hints.
+func tells(e *coretest.Event) string {
+	var n coretest.EventNotification
+	err := e.Decode(&n)
+	if err != nil {
+		return "sends what is no event"
+	}
+	return e.Method + " of the event " + n.Events
 }
 
 // path leaves out the host: whom a message goes to is said in words.

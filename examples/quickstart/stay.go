@@ -10,7 +10,6 @@ import (
 
 	"github.com/caddy-capif/aef/internal/adminapi"
 	"github.com/caddy-capif/aef/internal/coretest"
-	"github.com/caddy-capif/aef/internal/testbed"
 )
 
 // stay prints commands to play with and waits for Ctrl-C. Secrets stand in
@@ -34,7 +33,7 @@ func stay(ctx context.Context, c *cast, out *printer) error {
 // writeContext writes the security context that the API invoker puts.
 func writeContext(c *cast) (string, error) {
 	body, err := json.Marshal(coretest.ServiceSecurity{
-		SecurityInfo: entries(), NotificationDestination: c.invoker.NotificationURL(), SupportedFeatures: "4",
+		SecurityInfo: c.entries(), NotificationDestination: c.invoker.NotificationURL(), SupportedFeatures: "4",
 	})
 	if err != nil {
 		return "", err
@@ -43,8 +42,16 @@ func writeContext(c *cast) (string, error) {
 	return file, os.WriteFile(file, body, 0o600)
 }
 
+// reach says whose API a revoke takes away.
+func reach(k kind) string {
+	if k.apart {
+		return ", whose API has an apiId of its own"
+	}
+	return ", at every AEF of the provider"
+}
+
 func printCommands(ctx context.Context, c *cast, out *printer) error {
-	token, err := c.invoker.Token(ctx, scope)
+	token, err := c.invoker.Token(ctx, c.scope())
 	if err != nil {
 		return err
 	}
@@ -68,9 +75,9 @@ func printCommands(ctx context.Context, c *cast, out *printer) error {
 	adminA, adminB := "http://"+c.a.Admin, "http://"+c.b.Admin
 	out.heading("Commands to play with, in another terminal")
 	out.command("call as the API invoker; the token is in the file", fmt.Sprintf("curl -si -H @%s http://%s%s", header, c.a.API, path1))
-	out.command("revoke at "+aefA+", at every AEF of the provider", fmt.Sprintf(
+	out.command("revoke at "+c.a.ID+reach(c.kind), fmt.Sprintf(
 		`curl -s -H 'Content-Type: application/json' -d '{"api_invoker_id":"%s","api_ids":["%s"],"cause":"OVERLIMIT_USAGE","all_aefs":true}' %s%s`,
-		invokerID, testbed.APIID, adminA, adminapi.PathRevocations))
+		invokerID, c.a.APIID, adminA, adminapi.PathRevocations))
 	out.command("what denies, and what was revoked", fmt.Sprintf("curl -s %s%s; curl -s %s%s", adminB, adminapi.PathClaims, adminA, adminapi.PathRevocations))
 	asInvoker := fmt.Sprintf("curl -sS --cacert %s --cert %s --key %s", c.a.CAFile, invokerCert, invokerKey)
 	out.command("authorize the API invoker again at the core; what a trigger denies stays denied", fmt.Sprintf(
@@ -79,14 +86,23 @@ func printCommands(ctx context.Context, c *cast, out *printer) error {
 	for _, e := range []*exposer{c.a, c.b} {
 		out.command("lift at "+e.ID, fmt.Sprintf(
 			`curl -s -H 'Content-Type: application/json' -d '{"api_invoker_id":"%s","api_ids":["%s"]}' http://%s%s`,
-			invokerID, testbed.APIID, e.Admin, adminapi.PathLifts))
+			invokerID, e.APIID, e.Admin, adminapi.PathLifts))
 	}
-	out.command("revoke at "+aefB+" as the core does (step 7), with the core's certificate", fmt.Sprintf(
+	if c.kind.hints {
+		out.command("tell "+c.b.ID+" as this core does: something was revoked; it reads again and believes only what it reads", fmt.Sprintf(
+			`curl -si --cacert %s -H 'Content-Type: application/json' -d '{"subscriptionId":"1","events":"%s"}' https://%s%s`,
+			c.a.CAFile, coretest.EventRevoked, c.b.Callback, hintPath))
+	}
+	title := "revoke at " + c.b.ID + " as the core does (step 7), with the core's certificate"
+	if c.kind.refusal != revokedType {
+		title = "revoke at " + c.b.ID + " as the standard has it (step 7), which this core does not; with the core's certificate"
+	}
+	out.command(title, fmt.Sprintf(
 		`curl -si --cacert %s --cert %s --key %s -H 'Content-Type: application/json' -d '{"revokeInfo":{"apiInvokerId":"%s","apiIds":["%s"],"cause":"UNEXPECTED_REASON"},"supportedFeatures":"0"}' https://%s/aef-security/v1/revoke-authorization`,
-		c.a.CAFile, coreCert, coreKey, invokerID, testbed.APIID, c.b.Callback))
+		c.a.CAFile, coreCert, coreKey, invokerID, c.b.APIID, c.b.Callback))
 	out.command("a new token, into the file", fmt.Sprintf(
 		`%s -d grant_type=client_credentials -d client_id=%s --data-urlencode 'scope=%s' %s/capif-security/v1/securities/%s/token | sed 's/.*"access_token":"\([^"]*\)".*/Authorization: Bearer \1/' > %s`,
-		asInvoker, invokerID, scope, c.scene.Core.URL(), invokerID, header))
+		asInvoker, invokerID, c.scope(), c.scene.Core.URL(), invokerID, header))
 	out.command("status, alarms, metrics", fmt.Sprintf("curl -s %s%s; curl -s %s/metrics | grep ^capif_", adminA, adminapi.PathStatus, adminA))
 	return nil
 }

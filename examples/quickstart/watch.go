@@ -12,8 +12,9 @@ import (
 // watcher calls an AEF again and again without a pause, as an API invoker that
 // does not know yet, and notes when it is refused.
 type watcher struct {
-	aef   *exposer
-	token string
+	aef     *exposer
+	token   string
+	refusal string // the end of the problem type by which it is to be refused
 	// warm is closed after some calls were passed on, refused at the first
 	// refusal, done at the end.
 	warm, refused, done chan struct{}
@@ -33,8 +34,8 @@ const warmCalls = 50
 
 // watch starts a watcher; it ends with ctx or at the first answer that has no
 // place in the story.
-func watch(ctx context.Context, aef *exposer, token string, onRefusal func(time.Time)) *watcher {
-	w := &watcher{aef: aef, token: token, warm: make(chan struct{}), refused: make(chan struct{}), done: make(chan struct{})}
+func watch(ctx context.Context, aef *exposer, token, refusal string, onRefusal func(time.Time)) *watcher {
+	w := &watcher{aef: aef, token: token, refusal: refusal, warm: make(chan struct{}), refused: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer close(w.done)
 		for ctx.Err() == nil && w.err == nil {
@@ -64,8 +65,8 @@ func (w *watcher) call(ctx context.Context, onRefusal func(time.Time)) {
 		if w.passed == warmCalls {
 			close(w.warm)
 		}
-	case !isRevoked(status, body):
-		w.err = fmt.Errorf("call at %s: expected 200 or 403 %s, got %d %s", w.aef.ID, revokedType, status, body)
+	case !isRefusal(status, body, w.refusal):
+		w.err = fmt.Errorf("call at %s: expected 200 or 403 %s, got %d %s", w.aef.ID, w.refusal, status, body)
 	case !refusedBefore:
 		w.refusedAt = ended
 		onRefusal(ended)
@@ -85,9 +86,13 @@ func (w *watcher) wait(ctx context.Context, signal <-chan struct{}, what string)
 	}
 }
 
-// revokedType is the end of the problem type of a revoked authorization.
-const revokedType = "#authorization-revoked"
+// The ends of the problem types by which a revoke shows: a claim denies, or the
+// security context does not list the API any more.
+const (
+	revokedType   = "#authorization-revoked"
+	notListedType = "#not-in-context"
+)
 
-func isRevoked(status int, body []byte) bool {
-	return status == http.StatusForbidden && strings.Contains(string(body), revokedType+`"`)
+func isRefusal(status int, body []byte, refusal string) bool {
+	return status == http.StatusForbidden && strings.Contains(string(body), refusal+`"`)
 }
