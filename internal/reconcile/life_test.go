@@ -130,7 +130,7 @@ func TestCallsDuringTheStart(t *testing.T) {
 		w.s.Hosted = nil // no mass change here
 		w.r = New(w.store, w.alarms)
 		w.r.Apply(&w.s)
-		w.decider = w.decides(enforce.ContextRule{Require: true})
+		w.decider.Store(w.decides(enforce.ContextRule{Require: true}))
 		var calls sync.WaitGroup
 		for _, invoker := range names(50) {
 			calls.Go(func() {

@@ -337,7 +337,9 @@ func (r *Reconciler) saveOne(rec *record, u unsaved) {
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, storeTimeout)
 	defer cancel()
-	lifted, err := r.store.ApplyContext(ctx, u.word, u.judged)
+	// Read under other settings, which a reload has replaced meanwhile: only what
+	// is in force now may lift.
+	lifted, err := r.store.ApplyContext(ctx, u.word, u.judged && s.CoreLift)
 	if err != nil {
 		failed(err)
 		return

@@ -288,7 +288,7 @@ func TestLikelyWrongAPIIDIsReportedOnce(t *testing.T) {
 
 func TestMaxStalenessRefuses(t *testing.T) {
 	inWorld(t, func(w *world) {
-		w.decider = w.decides(enforce.ContextRule{Require: true, MaxStaleness: 10 * time.Minute})
+		w.decider.Store(w.decides(enforce.ContextRule{Require: true, MaxStaleness: 10 * time.Minute}))
 		w.core.set("a", entry)
 		w.wantCall("a", enforce.Allowed)
 		w.core.script(func(c *fakeCore) { c.fail = func(string) error { return silent() } })

@@ -43,6 +43,7 @@ type fakeCore struct {
 	// returns replaces the answer if it is an error.
 	hold     func(ctx context.Context, invoker string) error
 	latency  time.Duration
+	step     func() // called when a test has changed or held something
 	reads    []readAt
 	inFlight int
 	most     int
@@ -94,12 +95,14 @@ func absent() error { return &coreclient.Error{Op: "read", Status: 404, InCoreSh
 func silent() error { return &coreclient.Error{Op: "read", Err: errors.New("connection refused")} }
 
 func (c *fakeCore) set(invoker string, entries ...coreclient.Entry) {
+	defer c.step()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.contexts[invoker] = entries
 }
 
 func (c *fakeCore) remove(invoker string) {
+	defer c.step()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.contexts, invoker)
@@ -150,7 +153,7 @@ func (c *fakeCore) gate(invoker string, answer error) (func(), func()) {
 			}
 		}
 	})
-	return func() { <-held }, func() { close(free) }
+	return func() { <-held; c.step() }, func() { close(free) }
 }
 
 // verifier takes the token for the name of the invoker.
@@ -194,7 +197,9 @@ type world struct {
 	log     *strings.Builder
 	s       Settings
 	r       *Reconciler
-	decider *enforce.Decider
+	decider atomic.Pointer[enforce.Decider]
+	cache   *mapCache // of decider
+	steps   int       // of the test so far
 }
 
 // inWorld runs a test in a bubble, with a reconciler that is started.
@@ -235,6 +240,7 @@ func withLedger(t *testing.T, test func(w *world, l *revocation.Ledger)) {
 func newWorld(t *testing.T, s store) *world {
 	core := &fakeCore{contexts: make(map[string][]coreclient.Entry), latency: latency}
 	w := &world{t: t, core: core, store: s, alarms: new(alarm.Set), log: new(strings.Builder)}
+	core.step = w.step
 	w.memory, _ = s.(*memory)
 	w.s = Settings{
 		Core: core, Hosted: func() []string { return []string{aef} },
@@ -255,13 +261,18 @@ func (w *world) restart() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.decider = w.decides(enforce.ContextRule{Require: true})
+	w.cache = new(mapCache)
+	w.decider.Store(w.decidesWith(enforce.ContextRule{Require: true}, w.cache))
 	synctest.Wait()
 }
 
 func (w *world) decides(rule enforce.ContextRule) *enforce.Decider {
+	return w.decidesWith(rule, new(mapCache))
+}
+
+func (w *world) decidesWith(rule enforce.ContextRule, cache *mapCache) *enforce.Decider {
 	route := enforce.Route{AEFID: aef, APIName: "location", APIIDs: []string{api}}
-	d, err := enforce.NewDecider(route, verifier{}, w.store, new(mapCache))
+	d, err := enforce.NewDecider(route, verifier{}, w.store, cache)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -275,11 +286,12 @@ func (w *world) check(invoker string) Answer {
 
 // call decides a call of the invoker.
 func (w *world) call(invoker string) enforce.Reason {
-	return w.decider.Decide(w.t.Context(), invoker, time.Now()).Reason
+	return w.decider.Load().Decide(w.t.Context(), invoker, time.Now()).Reason
 }
 
 func (w *world) wantCall(invoker string, want enforce.Reason) {
 	w.t.Helper()
+	w.step()
 	got := w.call(invoker)
 	if got != want {
 		w.t.Errorf("call of %s: got %v; want %v", invoker, got, want)
@@ -292,12 +304,14 @@ func (w *world) hint(invokers ...string) {
 	if err != nil {
 		w.t.Errorf("hint: got %v; want no error", err)
 	}
+	w.step()
 }
 
 // settle lets all reads end that nothing holds back; a second passes.
 func (w *world) settle() { w.pass(time.Second) }
 
 func (w *world) pass(d time.Duration) {
+	w.step()
 	<-time.After(d)
 	synctest.Wait()
 }
