@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -377,8 +378,16 @@ func TestGolden(t *testing.T) {
 		{"event that is text", "POST", DefaultEventsPath, evolvedText, nil},
 		{"test notification", "POST", DefaultEventsPath, testNotification, nil},
 		{"check authentication", "POST", CheckAuthenticationPath, `{"apiInvokerId":"inv-7f3","supportedFeatures":"0"}`, nil},
+		{"check authentication (Release 19 features)", "POST", CheckAuthenticationPath, `{"apiInvokerId":"inv-7f3","supportedFeatures":"3"}`, nil},
+		{"check authentication of an unknown API invoker", "POST", CheckAuthenticationPath, `{"apiInvokerId":"inv-000","supportedFeatures":"0"}`, ErrUnknownInvoker},
+		{"check authentication too often", "POST", CheckAuthenticationPath, `{"apiInvokerId":"inv-7f3","supportedFeatures":"0"}`, &RetryError{Err: ErrRateLimited, After: time.Second}},
+		{"check authentication while the core is silent", "POST", CheckAuthenticationPath, `{"apiInvokerId":"inv-7f3","supportedFeatures":"0"}`, errors.New("dialling failed")},
+		{"check authentication without an API invoker", "POST", CheckAuthenticationPath, `{"supportedFeatures":"0"}`, nil},
+		{"check authentication without features", "POST", CheckAuthenticationPath, `{"apiInvokerId":"inv-7f3"}`, nil},
+		{"check authentication by GET", "GET", CheckAuthenticationPath, ``, nil},
 	} {
-		s := newSetup(t, func(o *Options) { o.CheckAuthentication = &checker{} })
+		asked := &checker{err: exchange.err}
+		s := newSetup(t, func(o *Options) { o.CheckAuthentication = asked })
 		s.consumer.err = exchange.err
 		w := s.direct(exchange.method, exchange.path, exchange.body)
 		fmt.Fprintf(&got, "# %s\n> %s %s\n> %s\n< %d\n", exchange.name, exchange.method, exchange.path, exchange.body, w.Code)
@@ -392,6 +401,9 @@ func TestGolden(t *testing.T) {
 		}
 		for _, call := range s.consumer.got() {
 			fmt.Fprintf(&got, "= %s\n", call)
+		}
+		for _, q := range asked.asked {
+			fmt.Fprintf(&got, "= asked about %s\n", q.Invoker)
 		}
 		got.WriteString("\n")
 	}
