@@ -1,0 +1,232 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/caddy-capif/aef/benchmarks/report"
+	"github.com/caddy-capif/aef/benchmarks/stats"
+)
+
+// figure is one column of the tables.
+type figure struct {
+	name, format string
+	of           func(sample) float64
+}
+
+var (
+	perSecond = figure{"calls/s", "%.0f", func(s sample) float64 { return s.PerSecond }}
+	p50       = figure{"p50 ms", "%.2f", func(s sample) float64 { return s.P50 }}
+	p99       = figure{"p99 ms", "%.2f", func(s sample) float64 { return s.P99 }}
+	cpu       = figure{"CPU µs each", "%.1f", func(s sample) float64 { return s.CPU }}
+	rss       = figure{"RSS MB", "%.0f", func(s sample) float64 { return s.RSS }}
+	figures   = []figure{perSecond, p50, p99, cpu, rss}
+)
+
+// column returns a figure of every round.
+func column(samples []sample, of func(sample) float64) []float64 {
+	out := make([]float64, len(samples))
+	for i, s := range samples {
+		out[i] = of(s)
+	}
+	return out
+}
+
+// againstBare is the ratio of a subject to bare Caddy, whose two measurements in
+// each round are averaged; for the second bare Caddy it is that to the first,
+// whose spread says what the machine's own noise is.
+func (s *scenario) againstBare(name string, f figure) (stats.Estimate, error) {
+	bare := column(s.samples[bareA], f.of)
+	if name != bareB {
+		bare = stats.Average(bare, column(s.samples[bareB], f.of))
+	}
+	return stats.Ratio(column(s.samples[name], f.of), bare)
+}
+
+func (s *scenario) table() (string, error) {
+	header := []string{""}
+	for _, f := range figures {
+		header = append(header, f.name)
+	}
+	var rows [][]string
+	for _, subject := range s.subjects {
+		row := []string{subject.name}
+		for _, f := range figures {
+			cell := fmt.Sprintf(f.format, stats.Median(column(s.samples[subject.name], f.of)))
+			if subject.name != bareA {
+				e, err := s.againstBare(subject.name, f)
+				if err != nil {
+					return "", fmt.Errorf("%s, %s, %s: %w", s.title, subject.name, f.name, err)
+				}
+				cell += "; " + ratio(e)
+			}
+			row = append(row, cell)
+		}
+		rows = append(rows, row)
+	}
+	spread, err := s.againstBare(bareB, cpu)
+	if err != nil {
+		return "", err
+	}
+	text := report.Table(header, rows) + fmt.Sprintf("\nBare against bare, CPU: single rounds from %.3fx to %.3fx.%s\n",
+		spread.Min, spread.Max, s.happened())
+	if s.note != "" {
+		text += "\n" + s.note + "\n"
+	}
+	return text, nil
+}
+
+// happened tells of failures, reconnects and of what went on beside the load.
+func (s *scenario) happened() string {
+	var b strings.Builder
+	for _, subject := range s.subjects {
+		events, failed, reconnects, seconds := 0, 0, 0, 0.0
+		for _, one := range s.samples[subject.name] {
+			events, failed, reconnects, seconds = events+one.Events, failed+one.Failed, reconnects+one.Reconnects, seconds+one.Seconds
+		}
+		if failed > 0 || reconnects > 0 {
+			fmt.Fprintf(&b, " %s: %d calls failed, %d found their connection closed.", upper(subject.name), failed, reconnects)
+		}
+		if events > 0 {
+			fmt.Fprintf(&b, " %s: %d %ss, %.1f a second.", upper(subject.name), events, s.key, float64(events)/seconds)
+		}
+	}
+	return strings.ReplaceAll(b.String(), "revokess", "revokes")
+}
+
+func upper(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+
+// ratio prints an estimate as 1.02x (0.99-1.05).
+func ratio(e stats.Estimate) string {
+	if e.Rounds < 2 {
+		return fmt.Sprintf("%.3fx (no bound: one round)", e.Value)
+	}
+	return fmt.Sprintf("%.3fx (%.3f-%.3f)", e.Value, e.Low, e.High)
+}
+
+// aims holds the figures against what was asked for.
+func aims(scenarios []*scenario) (string, error) {
+	var rows [][]string
+	row := func(what, got, aim string, met bool) {
+		verdict := "missed"
+		if met {
+			verdict = "met"
+		}
+		rows = append(rows, []string{what, got, aim, verdict})
+	}
+	for _, s := range scenarios {
+		e, err := s.againstBare(withPlugin, cpu)
+		if err != nil {
+			return "", err
+		}
+		spread, err := s.againstBare(bareB, cpu)
+		if err != nil {
+			return "", err
+		}
+		what := "CPU of each call against bare Caddy: " + s.title
+		if s.key == "revokes" {
+			what += " (their CPU is in the figure)"
+		}
+		row(what, ratio(e),
+			fmt.Sprintf("upper bound at most 1.03x, or within the spread of bare against bare, %.3f-%.3fx", spread.Min, spread.Max),
+			e.High <= 1.03 || (spread.Rounds > 1 && e.Value >= spread.Min && e.Value <= spread.Max))
+		if len(s.samples[withJWX]) > 0 {
+			e, err := stats.Ratio(column(s.samples[withPlugin], cpu.of), column(s.samples[withJWX], cpu.of))
+			if err != nil {
+				return "", err
+			}
+			row("CPU of each call against jwx on every call: "+s.title, ratio(e), "at most 0.6x", e.High <= 0.6)
+		}
+		if len(s.samples[haproxyBare]) > 0 {
+			text, met, err := s.againstHAProxy()
+			if err != nil {
+				return "", err
+			}
+			row("CPU added to a call, against what jwt_verify adds to HAProxy: "+s.title, text, "at most a tenth", met)
+		}
+	}
+	return report.Table([]string{"what", "measured", "aim", ""}, rows), nil
+}
+
+func (s *scenario) againstHAProxy() (string, bool, error) {
+	bare := stats.Average(column(s.samples[bareA], cpu.of), column(s.samples[bareB], cpu.of))
+	ours, err := stats.Difference(column(s.samples[withPlugin], cpu.of), bare)
+	if err != nil {
+		return "", false, err
+	}
+	theirs, err := stats.Difference(column(s.samples[haproxyJWT], cpu.of), column(s.samples[haproxyBare], cpu.of))
+	if err != nil {
+		return "", false, err
+	}
+	text := added(ours) + " against " + added(theirs)
+	return text, ours.Value <= theirs.Value/10, nil
+}
+
+// added prints an estimate as 1.2 µs (1.0 to 1.4).
+func added(e stats.Estimate) string {
+	if e.Rounds < 2 {
+		return fmt.Sprintf("%.1f µs (no bound: one round)", e.Value)
+	}
+	return fmt.Sprintf("%.1f µs (%.1f to %.1f)", e.Value, e.Low, e.High)
+}
+
+// comparePage is the section of docs/performance.md.
+func (w *world) comparePage(scenarios []*scenario, head string) (string, error) {
+	var b strings.Builder
+	c := &w.config
+	fmt.Fprintf(&b, "%s\n\n", head)
+	fmt.Fprintf(&b, "Tokens: %s. %d rounds; in each of them every row is measured once, in an order of chance: %s of saturating load over "+
+		"%d keep-alive connections (calls/s, CPU), then %s at %.0f calls a second (p50, p99). Load, service API, core and "+
+		"gateway share the machine, so calls/s says more of the machine than of the gateway. CPU is user and system time of "+
+		"the gateway's process over its calls. A call that is late counts from when it was due. Figures are medians over the rounds. "+
+		"Behind each stands its ratio to bare Caddy in the same round (the mean of its two measurements), with the bounds of "+
+		"the 95 %% confidence interval of the geometric mean (Student's t on logarithms).\n\n",
+		c.algorithm, c.rounds, c.duration, c.connections, c.paced, c.rate)
+	b.WriteString("The second bare Caddy is another process of the same program: its ratio to the first is the noise. \"jwx on every " +
+		"call\" is `benchmarks/caddyjwx`: it parses and verifies each token anew, as Caddy's JWT plugins do. The plugin requires " +
+		"security contexts, as by default; its ledger is on the disk of the temporary folder.\n\n")
+	if w.haproxy == "" {
+		b.WriteString("HAProxy was not installed on this machine: not measured.\n\n")
+	} else {
+		fmt.Fprintf(&b, "%s, with as many threads as cores, checks signature, expiry and a map of denied API invokers; it knows "+
+			"no scopes and no contexts.\n\n", report.VersionOf(w.haproxy, "-v"))
+	}
+	text, err := aims(scenarios)
+	if err != nil {
+		return "", err
+	}
+	fmt.Fprintf(&b, "%s\n![CPU of each call](images/performance.svg)\n", text)
+	for _, s := range scenarios {
+		text, err := s.table()
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&b, "\n### %s\n\n%s", s.title, text)
+	}
+	return b.String(), nil
+}
+
+// drawCompare draws the CPU of each call.
+func drawCompare(scenarios []*scenario, docs string) error {
+	chart := report.BarChart{Title: "CPU of each call, with its 95 % bound", Unit: "µs, user and system"}
+	for _, name := range []string{bareA, bareB, withPlugin, withJWX, haproxyBare, haproxyJWT} {
+		series := report.Series{Name: name}
+		seen := false
+		for _, s := range scenarios {
+			var bar report.Bar
+			if samples := s.samples[name]; len(samples) > 0 {
+				e := stats.Mean(column(samples, cpu.of))
+				bar, seen = report.Bar{Value: e.Value, Low: e.Low, High: e.High}, true
+			}
+			series.Values = append(series.Values, bar)
+		}
+		if seen {
+			chart.Series = append(chart.Series, series)
+		}
+	}
+	for _, s := range scenarios {
+		chart.Groups = append(chart.Groups, s.key)
+	}
+	return chart.Save(filepath.Join(docs, "images", "performance.svg"))
+}

@@ -1,0 +1,131 @@
+// Command benchmarks measures Caddy with this plugin beside bare Caddy, a Caddy
+// that verifies every call with jwx, and HAProxy where it is installed, and writes
+// what it found into docs/performance.md and docs/scale.md:
+//
+//	go -C benchmarks run .
+//	go -C benchmarks run . -parts compare -rounds 3 -docs ""
+//
+// It needs Linux, a machine that does nothing else, and about 20 minutes. It
+// listens on 127.0.0.1 only, at free ports, bounds every load, and ends what it
+// started, also on Ctrl-C. It is a module of its own so that plotting and
+// statistics never become dependencies of the plugin.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/caddy-capif/aef/benchmarks/report"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "benchmarks:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	c, err := parseFlags(args, stderr)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "capif-benchmarks-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	begin := time.Now()
+	log := func(format string, args ...any) {
+		fmt.Fprintf(stderr, "%5.0f s  %s\n", time.Since(begin).Seconds(), fmt.Sprintf(format, args...))
+	}
+	log("building the Caddys")
+	programs, err := buildPrograms(ctx, dir)
+	if err != nil {
+		return err
+	}
+	return measureAll(ctx, c, dir, programs, "go -C benchmarks run . "+strings.Join(args, " "), stdout, log)
+}
+
+// measureAll runs the parts one after the other and writes each when it is done,
+// so that what was measured is not lost with what comes after.
+func measureAll(ctx context.Context, c config, dir string, programs map[string]program, command string, stdout io.Writer, log func(string, ...any)) error {
+	w, err := newWorld(dir, c, programs, log)
+	if err != nil {
+		return err
+	}
+	head := fmt.Sprintf("`%s`\n\n%s", strings.TrimSpace(command), report.Machine(time.Now()))
+	err = w.parts(ctx, head, stdout)
+	log("stopping")
+	return errors.Join(err, w.close())
+}
+
+func (w *world) parts(ctx context.Context, head string, stdout io.Writer) error {
+	publish := func(page, section, text string) error {
+		if w.config.docs == "" {
+			_, err := fmt.Fprintln(stdout, text)
+			return err
+		}
+		return report.Rewrite(filepath.Join(w.config.docs, page), section, text)
+	}
+	if w.config.has("compare") {
+		scenarios, err := w.compare(ctx)
+		if err != nil {
+			return err
+		}
+		text, err := w.comparePage(scenarios, head)
+		if err != nil {
+			return err
+		}
+		if w.config.docs != "" {
+			err = drawCompare(scenarios, w.config.docs)
+			if err != nil {
+				return err
+			}
+		}
+		err = publish("performance.md", "compare", text)
+		if err != nil {
+			return err
+		}
+	}
+	if w.config.has("latency") {
+		all, err := w.latency(ctx)
+		if err != nil {
+			return err
+		}
+		text, err := w.latencyPage(all, head)
+		if err != nil {
+			return err
+		}
+		err = publish("performance.md", "latency", text)
+		if err != nil {
+			return err
+		}
+	}
+	if w.config.has("scale") {
+		s, err := w.scale(ctx)
+		if err != nil {
+			return err
+		}
+		text, err := w.scalePage(s, head)
+		if err != nil {
+			return err
+		}
+		return publish("scale.md", "scale", text)
+	}
+	return nil
+}

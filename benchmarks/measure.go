@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/caddy-capif/aef/benchmarks/load"
+	"github.com/caddy-capif/aef/benchmarks/stats"
+)
+
+// sample is one measurement of one gateway.
+type sample struct {
+	// PerSecond is how many calls were served under a saturating load, and CPU
+	// the microseconds of user and system time that the process took for each.
+	PerSecond, CPU float64
+	// P50 and P99 are latencies under the load of a fixed rate, in
+	// milliseconds.
+	P50, P99 float64
+	// RSS is the resident memory at the end, in MB.
+	RSS float64
+	// Failed are calls that were not answered 200, Reconnects those that found
+	// their connection closed.
+	Failed, Reconnects int
+	// Events are the revokes or reloads that were carried out meanwhile.
+	Events  int
+	Seconds float64
+}
+
+// background is what goes on beside a load: it is begun, and ended by the
+// function it returns, which counts what happened.
+type background func(ctx context.Context, g *gateway) func() (int, error)
+
+// measure loads g twice, saturating and at a fixed rate, each for its time.
+func (w *world) measure(ctx context.Context, g *gateway, requests [][]byte, beside background) (sample, error) {
+	options := load.Options{Address: g.address, Connections: w.config.connections, Requests: requests}
+	run := func(duration time.Duration, rate float64) (load.Result, error) {
+		o := options
+		o.Duration, o.Rate, o.First = duration, rate, g.next
+		r, err := load.Run(ctx, o)
+		g.next = (g.next + r.Served) % len(requests)
+		return r, err
+	}
+	_, err := run(100*time.Millisecond, 0)
+	if err != nil {
+		return sample{}, err
+	}
+	end := func() (int, error) { return 0, nil }
+	begin := time.Now()
+	if beside != nil {
+		end = beside(ctx, g)
+	}
+	s, err := w.loads(g, run)
+	events, failure := end()
+	switch {
+	case err != nil:
+		return s, err
+	case failure != nil:
+		return s, fmt.Errorf("%s: %w", g.name, failure)
+	case ctx.Err() != nil:
+		return s, ctx.Err()
+	}
+	s.Events, s.Seconds = events, time.Since(begin).Seconds()
+	return s, nil
+}
+
+func (w *world) loads(g *gateway, run func(time.Duration, float64) (load.Result, error)) (sample, error) {
+	before, err := g.process.CPU()
+	if err != nil {
+		return sample{}, err
+	}
+	full, err := run(w.config.duration, 0)
+	if err != nil {
+		return sample{}, err
+	}
+	after, err := g.process.CPU()
+	if err != nil {
+		return sample{}, err
+	}
+	if full.Served == 0 {
+		return sample{}, fmt.Errorf("%s served no call: %w", g.name, full.FirstFailure)
+	}
+	paced, err := run(w.config.paced, w.config.rate)
+	if err != nil {
+		return sample{}, err
+	}
+	if paced.Served == 0 {
+		return sample{}, fmt.Errorf("%s served no call at a fixed rate: %w", g.name, paced.FirstFailure)
+	}
+	rss, err := g.process.RSS()
+	if err != nil {
+		return sample{}, err
+	}
+	return sample{
+		PerSecond: float64(full.Served) / full.Elapsed.Seconds(),
+		CPU:       float64((after - before).Nanoseconds()) / 1e3 / float64(full.Served+full.Failed),
+		P50:       1e3 * stats.Quantile(paced.Latencies, 0.5),
+		P99:       1e3 * stats.Quantile(paced.Latencies, 0.99),
+		RSS:       float64(rss) / 1e6,
+		Failed:    full.Failed + paced.Failed, Reconnects: full.Reconnects + paced.Reconnects,
+	}, nil
+}
+
+// reloads reloads the configuration every second, first after a quarter of one.
+func reloads(ctx context.Context, g *gateway) func() (int, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	count := 0
+	var failure error
+	go func() {
+		defer close(done)
+		timer := time.NewTimer(250 * time.Millisecond)
+		defer timer.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-timer.C:
+			}
+			timer.Reset(time.Second)
+			// One that has begun ends, or the next measurement would have it.
+			failure = g.reload(context.WithoutCancel(ctx))
+			if failure != nil {
+				return
+			}
+			count++
+		}
+	}()
+	return func() (int, error) {
+		cancel()
+		<-done
+		return count, failure
+	}
+}

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-capif/aef/internal/coretest"
+	"github.com/caddy-capif/aef/internal/testbed"
+)
+
+// coreCaller sends revokes as the core does: POST revoke-authorization (TS
+// 29.222 9.1) to the callback, with the core's client certificate, over TLS
+// connections that stay.
+type coreCaller struct{ client *http.Client }
+
+const revokers = 32
+
+func (w *world) newCoreCaller() *coreCaller {
+	core := w.scene.Core
+	config := core.Identity().ClientTLS(core.CA())
+	config.MinVersion = tls.VersionTLS12
+	return &coreCaller{client: &http.Client{
+		Timeout:   10 * time.Second,
+		Transport: &http.Transport{Proxy: nil, TLSClientConfig: config, MaxIdleConnsPerHost: revokers},
+	}}
+}
+
+func (c *coreCaller) close() { c.client.CloseIdleConnections() }
+
+// revoke revokes one API invoker and returns how long it took from the last byte
+// of the request, as it was written, to the first byte of the answer.
+func (c *coreCaller) revoke(ctx context.Context, callback, invoker string) (time.Duration, error) {
+	body, err := json.Marshal(coretest.RevokeAuthorizationReq{SupportedFeatures: "0", RevokeInfo: coretest.SecurityNotification{
+		APIInvokerID: invoker, AEFID: aefID, APIIDs: []string{testbed.APIID}, Cause: "OVERLIMIT_USAGE",
+	}})
+	if err != nil {
+		return 0, err
+	}
+	// Both are set by goroutines of the transport.
+	var written, answered atomic.Int64
+	begin := time.Now()
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteRequest:         func(httptrace.WroteRequestInfo) { written.Store(int64(time.Since(begin))) },
+		GotFirstResponseByte: func() { answered.Store(int64(time.Since(begin))) },
+	})
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, callback+"/aef-security/v1/revoke-authorization", strings.NewReader(string(body)))
+	if err != nil {
+		return 0, err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := c.client.Do(request)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(response.Body, 1<<16))
+	if err != nil {
+		return 0, err
+	}
+	if response.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("revoking %s: %d %.200s", invoker, response.StatusCode, text)
+	}
+	return time.Duration(answered.Load() - written.Load()), nil
+}
+
+// stream revokes API invokers that make no calls, so many a second, until the
+// returned function is called, which says how many were acknowledged.
+func (w *world) stream(ctx context.Context, caller *coreCaller, g *gateway) func() (int, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	begin := time.Now()
+	var (
+		next, done atomic.Int64
+		mu         sync.Mutex
+		failure    error
+		all        sync.WaitGroup
+	)
+	for range revokers {
+		all.Go(func() {
+			for {
+				due := begin.Add(time.Duration(float64(next.Add(1)) / w.config.revokes * float64(time.Second)))
+				select {
+				case <-ctx.Done():
+					return
+				case <-time.After(time.Until(due)):
+				}
+				err := w.revokeOne(ctx, caller, g)
+				switch {
+				case err == nil:
+					done.Add(1)
+				case ctx.Err() == nil:
+					mu.Lock()
+					failure = errors.Join(failure, err)
+					mu.Unlock()
+					return
+				}
+			}
+		})
+	}
+	return func() (int, error) {
+		cancel()
+		all.Wait()
+		return int(done.Load()), failure
+	}
+}
+
+func (w *world) revokeOne(ctx context.Context, caller *coreCaller, g *gateway) error {
+	invoker := fmt.Sprintf("revoked-%08d", w.revoked.Add(1))
+	switch {
+	case g.callback != "":
+		_, err := caller.revoke(ctx, g.callback, invoker)
+		return err
+	case g.socket != "":
+		return g.denyAtHAProxy(ctx, invoker)
+	}
+	return nil
+}
