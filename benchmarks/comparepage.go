@@ -81,18 +81,18 @@ func (s *scenario) table() (string, error) {
 func (s *scenario) happened() string {
 	var b strings.Builder
 	for _, subject := range s.subjects {
-		events, failed, reconnects, seconds := 0, 0, 0, 0.0
+		events, refused, failed, reconnects, seconds := 0, 0, 0, 0, 0.0
 		for _, one := range s.samples[subject.name] {
-			events, failed, reconnects, seconds = events+one.Events, failed+one.Failed, reconnects+one.Reconnects, seconds+one.Seconds
+			events, refused, failed, reconnects, seconds = events+one.Events, refused+one.Refused, failed+one.Failed, reconnects+one.Reconnects, seconds+one.Seconds
 		}
 		if failed > 0 || reconnects > 0 {
 			fmt.Fprintf(&b, " %s: %d calls failed, %d found their connection closed.", upper(subject.name), failed, reconnects)
 		}
 		if events > 0 {
-			fmt.Fprintf(&b, " %s: %d %ss, %.1f a second.", upper(subject.name), events, s.key, float64(events)/seconds)
+			fmt.Fprintf(&b, " %s: %d %ss, %.1f a second, and %d refused.", upper(subject.name), events, strings.TrimSuffix(s.key, "s"), float64(events)/seconds, refused)
 		}
 	}
-	return strings.ReplaceAll(b.String(), "revokess", "revokes")
+	return b.String()
 }
 
 func upper(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

@@ -22,6 +22,7 @@ const haproxyTemplate = `global
 	maxconn 4096
 	stats socket %[2]s mode 600 level admin
 	stats timeout 1h
+	stats maxconn 100
 defaults
 	mode http
 	timeout connect 5s
@@ -88,7 +89,7 @@ func (g *gateway) denyAtHAProxy(ctx context.Context, invoker string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // the answer was read
 	err = conn.SetDeadline(time.Now().Add(5 * time.Second))
 	if err != nil {
 		return err

@@ -66,7 +66,7 @@ func (w *world) takeTurns(ctx context.Context, core *coreCaller, g *gateway, int
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // its content does not matter
 	page := make([]byte, 4096)
 	for i := range max(w.config.latencyCalls, blocks) {
 		begin := time.Now()

@@ -48,10 +48,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }() // a temporary folder
 	begin := time.Now()
 	log := func(format string, args ...any) {
-		fmt.Fprintf(stderr, "%5.0f s  %s\n", time.Since(begin).Seconds(), fmt.Sprintf(format, args...))
+		_, _ = fmt.Fprintf(stderr, "%5.0f s  %s\n", time.Since(begin).Seconds(), fmt.Sprintf(format, args...))
 	}
 	log("building the Caddys")
 	programs, err := buildPrograms(ctx, dir)

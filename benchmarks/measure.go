@@ -22,14 +22,16 @@ type sample struct {
 	// Failed are calls that were not answered 200, Reconnects those that found
 	// their connection closed.
 	Failed, Reconnects int
-	// Events are the revokes or reloads that were carried out meanwhile.
-	Events  int
-	Seconds float64
+	// Events are the revokes or reloads that were carried out meanwhile,
+	// Refused those that were not.
+	Events, Refused int
+	Seconds         float64
 }
 
 // background is what goes on beside a load: it is begun, and ended by the
-// function it returns, which counts what happened.
-type background func(ctx context.Context, g *gateway) func() (int, error)
+// function it returns, which counts what was done and what was refused, with the first
+// error.
+type background func(ctx context.Context, g *gateway) func() (done, refused int, first error)
 
 // measure loads g twice, saturating and at a fixed rate, each for its time.
 func (w *world) measure(ctx context.Context, g *gateway, requests [][]byte, beside background) (sample, error) {
@@ -45,22 +47,22 @@ func (w *world) measure(ctx context.Context, g *gateway, requests [][]byte, besi
 	if err != nil {
 		return sample{}, err
 	}
-	end := func() (int, error) { return 0, nil }
+	end := func() (int, int, error) { return 0, 0, nil }
 	begin := time.Now()
 	if beside != nil {
 		end = beside(ctx, g)
 	}
 	s, err := w.loads(g, run)
-	events, failure := end()
+	events, refused, failure := end()
 	switch {
 	case err != nil:
 		return s, err
-	case failure != nil:
+	case refused > 0 && events == 0:
 		return s, fmt.Errorf("%s: %w", g.name, failure)
 	case ctx.Err() != nil:
 		return s, ctx.Err()
 	}
-	s.Events, s.Seconds = events, time.Since(begin).Seconds()
+	s.Events, s.Refused, s.Seconds = events, refused, time.Since(begin).Seconds()
 	return s, nil
 }
 
@@ -102,13 +104,13 @@ func (w *world) loads(g *gateway, run func(time.Duration, float64) (load.Result,
 }
 
 // reloads reloads the configuration every second, first after a quarter of one.
-func reloads(ctx context.Context, g *gateway) func() (int, error) {
+func reloads(ctx context.Context, g *gateway) func() (int, int, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	count := 0
+	ended := make(chan struct{})
+	done, refused := 0, 0
 	var failure error
 	go func() {
-		defer close(done)
+		defer close(ended)
 		timer := time.NewTimer(250 * time.Millisecond)
 		defer timer.Stop()
 		for {
@@ -119,16 +121,18 @@ func reloads(ctx context.Context, g *gateway) func() (int, error) {
 			}
 			timer.Reset(time.Second)
 			// One that has begun ends, or the next measurement would have it.
-			failure = g.reload(context.WithoutCancel(ctx))
-			if failure != nil {
-				return
+			err := g.reload(context.WithoutCancel(ctx))
+			if err != nil {
+				failure = err
+				refused++
+				continue
 			}
-			count++
+			done++
 		}
 	}()
-	return func() (int, error) {
+	return func() (int, int, error) {
 		cancel()
-		<-done
-		return count, failure
+		<-ended
+		return done, refused, failure
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -74,15 +73,15 @@ func (c *coreCaller) revoke(ctx context.Context, callback, invoker string) (time
 }
 
 // stream revokes API invokers that make no calls, so many a second, until the
-// returned function is called, which says how many were acknowledged.
-func (w *world) stream(ctx context.Context, caller *coreCaller, g *gateway) func() (int, error) {
+// returned function is called, which says how many were acknowledged and how many were not.
+func (w *world) stream(ctx context.Context, caller *coreCaller, g *gateway) func() (int, int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	begin := time.Now()
 	var (
-		next, done atomic.Int64
-		mu         sync.Mutex
-		failure    error
-		all        sync.WaitGroup
+		next, done, refused atomic.Int64
+		first               sync.Once
+		failure             error
+		all                 sync.WaitGroup
 	)
 	for range revokers {
 		all.Go(func() {
@@ -98,18 +97,16 @@ func (w *world) stream(ctx context.Context, caller *coreCaller, g *gateway) func
 				case err == nil:
 					done.Add(1)
 				case ctx.Err() == nil:
-					mu.Lock()
-					failure = errors.Join(failure, err)
-					mu.Unlock()
-					return
+					refused.Add(1)
+					first.Do(func() { failure = err })
 				}
 			}
 		})
 	}
-	return func() (int, error) {
+	return func() (int, int, error) {
 		cancel()
 		all.Wait()
-		return int(done.Load()), failure
+		return int(done.Load()), int(refused.Load()), failure
 	}
 }
 

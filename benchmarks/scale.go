@@ -115,13 +115,13 @@ func (w *world) scaleRows(ctx context.Context) ([]*scaleRow, error) {
 		if err != nil {
 			return nil, err
 		}
-		err = add(fmt.Sprintf("%s claims, %s tokens", thousands(n), thousands(all)), fmt.Sprint("claims-", n), "bare", all, variant{ledger: ledger})
+		err = add(fmt.Sprintf("claims: %s, tokens: %s", thousands(n), thousands(all)), fmt.Sprint("claims-", n), "bare", all, variant{ledger: ledger})
 		if err != nil {
 			return nil, err
 		}
 	}
 	for _, n := range tokenCounts(all) {
-		err := add(fmt.Sprintf("%s tokens, no claims", thousands(n)), fmt.Sprint("tokens-", n), "bare", n, variant{})
+		err := add(fmt.Sprintf("no claims, tokens: %s", thousands(n)), fmt.Sprint("tokens-", n), "bare", n, variant{})
 		if err != nil {
 			return nil, err
 		}
@@ -139,7 +139,7 @@ func (w *world) scaleRows(ctx context.Context) ([]*scaleRow, error) {
 		if err != nil {
 			return nil, err
 		}
-		err = add(v.what+", "+thousands(all)+" tokens", v.key, "bare-"+v.key, all, v.variant)
+		err = add(v.what, v.key, "bare-"+v.key, all, v.variant)
 		if err != nil {
 			return nil, err
 		}

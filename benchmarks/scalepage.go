@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"runtime"
 	"strings"
 
 	"github.com/caddy-capif/aef/benchmarks/report"
@@ -115,9 +116,9 @@ func (w *world) sizing(s *scaled) (string, error) {
 	firsts := wantInvokers / tokenLife
 	var b strings.Builder
 	fmt.Fprintf(&b, "**One machine like this**, which also ran the load, the service API and the core: %s calls a second through the "+
-		"plugin with %s claims. The gateway's own share is %.0f µs of CPU for each call, so both cores of a machine that "+
-		"did nothing else would end at 2 / %.0f µs = %s calls a second: computed, not measured.\n\n",
-		thousands(int(machine)), thousands(most.claims), each, each, thousands(int(2e6/each)))
+		"plugin with %s claims. The gateway's own share is %.0f µs of CPU for each call, so the cores of a machine that "+
+		"did nothing else would end at %d / %.0f µs = %s calls a second: computed, not measured.\n\n",
+		thousands(int(machine)), thousands(most.claims), each, runtime.NumCPU(), each, thousands(int(1e6*float64(runtime.NumCPU())/each)))
 	fmt.Fprintf(&b, "**%s calls a second**\n\n", thousands(int(wantCalls)))
 	fmt.Fprintf(&b, "- CPU: %s x %.0f µs = %.1f cores that do nothing else; at %.0f %% busy, %.0f cores. Bare Caddy: %.1f and %.0f. "+
 		"The decision itself, at %.0f ns, is %.3f cores of that. TLS is not in these figures.\n",

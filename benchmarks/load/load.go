@@ -113,7 +113,7 @@ func (c *caller) run(ctx context.Context) {
 			return
 		}
 		request := c.options.Requests[(c.options.First+c.number+n*c.options.Connections)%len(c.options.Requests)]
-		err := c.call(request)
+		err := c.call(ctx, request)
 		if err != nil {
 			c.result.Failed++
 			if c.result.FirstFailure == nil {
@@ -152,21 +152,22 @@ func (c *caller) wait(ctx context.Context, timer *time.Timer, n int) (time.Time,
 // call sends one request. A server may close an idle connection at any moment,
 // as Caddy does when it reloads: a call that got no answer at all is made once
 // more on a new one.
-func (c *caller) call(request []byte) error {
+func (c *caller) call(ctx context.Context, request []byte) error {
 	fresh := c.conn == nil
-	err := c.try(request)
+	err := c.try(ctx, request)
 	if err == nil || fresh || !errors.Is(err, errNoAnswer) {
 		return err
 	}
 	c.result.Reconnects++
-	return c.try(request)
+	return c.try(ctx, request)
 }
 
 var errNoAnswer = errors.New("the connection ended without an answer")
 
-func (c *caller) try(request []byte) error {
+func (c *caller) try(ctx context.Context, request []byte) error {
 	if c.conn == nil {
-		conn, err := net.DialTimeout("tcp", c.options.Address, dialTimeout)
+		// A call that has begun ends, within its own limits.
+		conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(context.WithoutCancel(ctx), "tcp", c.options.Address)
 		if err != nil {
 			return err
 		}

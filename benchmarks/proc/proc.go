@@ -16,9 +16,9 @@ import (
 
 const stopDelay = 5 * time.Second
 
-// Build compiles the package in the current module and returns where it is.
+// Build compiles the package, of the current module, to output.
 func Build(ctx context.Context, pkg, output string) error {
-	out, err := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", output, pkg).CombinedOutput()
+	out, err := exec.CommandContext(ctx, "go", "build", "-o", output, pkg).CombinedOutput() //nolint:gosec // a package of this module
 	if err != nil {
 		return fmt.Errorf("building %s: %w\n%s", pkg, err, out)
 	}
@@ -49,7 +49,7 @@ type Process struct {
 func Start(ctx context.Context, c Command) (*Process, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	p := &Process{name: c.Name, cancel: cancel, exited: make(chan struct{})}
-	p.cmd = exec.CommandContext(ctx, c.Path, c.Args...)
+	p.cmd = exec.CommandContext(ctx, c.Path, c.Args...) //nolint:gosec // what is to be measured
 	p.cmd.Env = append(os.Environ(), c.Env...)
 	p.cmd.Dir = c.Dir
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
