@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -58,7 +59,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return measureAll(ctx, c, dir, programs, "go -C benchmarks run . "+strings.Join(args, " "), stdout, log)
+	return measureAll(ctx, c, dir, programs, commandLine(args), stdout, log)
+}
+
+// commandLine is what was called, as one can call it again.
+func commandLine(args []string) string {
+	command := "go -C benchmarks run ."
+	for _, arg := range args {
+		if arg == "" || strings.ContainsAny(arg, " \"") {
+			arg = strconv.Quote(arg)
+		}
+		command += " " + arg
+	}
+	return command
 }
 
 // measureAll runs the parts one after the other and writes each when it is done,
@@ -68,7 +81,7 @@ func measureAll(ctx context.Context, c config, dir string, programs map[string]p
 	if err != nil {
 		return err
 	}
-	head := fmt.Sprintf("`%s`\n\n%s", strings.TrimSpace(command), report.Machine(time.Now()))
+	head := fmt.Sprintf("`%s`\n\n%s", command, report.Machine(time.Now()))
 	err = w.parts(ctx, head, stdout)
 	log("stopping")
 	return errors.Join(err, w.close())

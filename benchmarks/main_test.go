@@ -104,3 +104,23 @@ func TestFlags(t *testing.T) {
 		}
 	}
 }
+
+func TestCommandLineCanBeCalledAgain(t *testing.T) {
+	got := commandLine([]string{"-rounds", "3", "-docs", ""})
+	if want := `go -C benchmarks run . -rounds 3 -docs ""`; got != want {
+		t.Errorf("got %q; want %q", got, want)
+	}
+}
+
+func TestVerdict(t *testing.T) {
+	for _, tt := range []struct {
+		mean, bound bool
+		want        string
+	}{
+		{true, true, "met"}, {true, false, "met by the mean, not by the bound"}, {false, false, "missed"},
+	} {
+		if got := verdict(tt.mean, tt.bound); got != tt.want {
+			t.Errorf("%v, %v: got %q; want %q", tt.mean, tt.bound, got, tt.want)
+		}
+	}
+}

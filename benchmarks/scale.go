@@ -180,7 +180,7 @@ func (w *world) saturate(ctx context.Context, g *gateway, requests [][]byte) (sa
 // readsTowardsTheCore counts reads of contexts while so many API invokers call,
 // each at least once in every interval.
 func (w *world) readsTowardsTheCore(ctx context.Context) ([]readsRow, error) {
-	interval := max(time.Second, w.config.readsDuration/2)
+	interval := max(time.Second, w.config.readsDuration/4)
 	var rows []readsRow
 	for _, n := range []int{10, 100, 1000} {
 		n = min(n, len(w.tokens))
@@ -194,10 +194,16 @@ func (w *world) readsTowardsTheCore(ctx context.Context) ([]readsRow, error) {
 		if err != nil {
 			return nil, err
 		}
+		o := load.Options{
+			Address: g.address, Connections: 4, Duration: interval, Rate: 3 * float64(n) / interval.Seconds(), Requests: requests,
+		}
+		_, err = load.Run(ctx, o) // all were read at the start: their next reads come an interval later
+		if err != nil {
+			return nil, err
+		}
+		o.Duration = w.config.readsDuration
 		before := w.scene.Core.Count(coretest.OpGetContext)
-		r, err := load.Run(ctx, load.Options{
-			Address: g.address, Connections: 4, Duration: w.config.readsDuration, Rate: 3 * float64(n) / interval.Seconds(), Requests: requests,
-		})
+		r, err := load.Run(ctx, o)
 		if err != nil {
 			return nil, err
 		}
