@@ -67,7 +67,7 @@ var (
 )
 
 func newMetrics(s *state) *metrics {
-	return &metrics{
+	m := &metrics{
 		state: s,
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "capif_decisions_total",
@@ -79,6 +79,10 @@ func newMetrics(s *state) *metrics {
 		}, []string{"outcome"}),
 		timings: newTimings(),
 	}
+	for _, outcome := range corecallback.Outcomes() {
+		m.messages.WithLabelValues(string(outcome)) // a rate needs the zero before the first
+	}
+	return m
 }
 
 // Describe implements prometheus.Collector.

@@ -73,6 +73,14 @@ const (
 	OutcomeFailed          Outcome = "failed"          // 503
 )
 
+// Outcomes returns all outcomes, so that metrics begin at zero.
+func Outcomes() []Outcome {
+	return []Outcome{
+		OutcomeRevoked, OutcomeEvent, OutcomeIgnoredEvent, OutcomeHint, OutcomeTest, OutcomeChecked,
+		OutcomeUnauthenticated, OutcomeRefused, OutcomeFailed,
+	}
+}
+
 // Handler serves what the core says. Make one with [New]; it is safe for
 // concurrent use.
 type Handler struct {
