@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/caddy-capif/aef/internal/autotrigger"
 	"github.com/caddy-capif/aef/internal/coreclient"
@@ -86,7 +87,8 @@ type App struct {
 
 	mu      sync.Mutex
 	routes  []route
-	sources []*keySource // references held
+	sources []*keySource           // references held
+	sampled map[string]*zap.Logger // by module
 	options ledgerOptions
 }
 

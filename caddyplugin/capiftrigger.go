@@ -84,7 +84,7 @@ func (t *Trigger) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	t.sampled = sampled(ctx.Logger())
+	t.sampled = app.sampledLog("capif_trigger", ctx.Logger())
 	re := newResolver()
 	t.Cause, t.Name, t.API = re.text("cause", t.Cause), re.text("name", t.Name), re.text("api", t.API)
 	switch {
