@@ -262,7 +262,7 @@ func (a *App) Start() error {
 		app:    a,
 		outbox: &outbox.Settings{Core: a.core, APIs: a.apisOf, Logger: a.log.slog},
 		reconcile: &reconcile.Settings{
-			Core: a.core, Interval: time.Duration(a.Reconcile), CoreLift: a.CoreLift == liftContext,
+			Core: a.core, CoreURL: a.core.URL(), Interval: time.Duration(a.Reconcile), CoreLift: a.CoreLift == liftContext,
 			Hosted: a.hosted, Reachable: a.state.events.Poke, Logger: a.log.slog,
 		},
 		events: &subscription.Settings{

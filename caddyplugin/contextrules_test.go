@@ -93,6 +93,16 @@ func TestMonitorMode(t *testing.T) {
 	if answer.Blocked {
 		t.Error("the trigger says blocked, and the route passes calls on")
 	}
+	metrics := testbed.AEF{API: b.a.Admin}
+	_, text, err := metrics.Call(b.ctx, "/metrics", "")
+	must(t, err)
+	for _, series := range []string{
+		`capif_decisions_total{api_name="location",reason="authorization_revoked"} 1`, `capif_decisions_total{api_name="location",reason="no_token"} 1`,
+	} {
+		if !strings.Contains(string(text), series+"\n") {
+			t.Errorf("metrics: got no line %s; want what would have been refused counted", series)
+		}
+	}
 }
 
 // TestBindClientCertificate: this core gives an API invoker a token in another's

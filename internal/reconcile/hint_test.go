@@ -37,6 +37,31 @@ func TestHintReadsTheRestInTheBackgroundLastSeenFirst(t *testing.T) {
 	})
 }
 
+// TestAnotherCore: what the core before said does not count for the new one.
+func TestAnotherCore(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.s.CoreURL = "https://core.example"
+		w.r.Apply(&w.s)
+		w.known("a", "b")
+		w.settle()
+		reads := w.core.count("")
+		w.r.Apply(&w.s)
+		w.wantCall("a", enforce.Allowed)
+		w.settle()
+		w.wantReads("", reads, 0)
+
+		w.s.CoreURL = "https://other.example"
+		w.core.set("a")
+		w.r.Apply(&w.s)
+		w.wantCall("a", enforce.NotInContext)
+		w.wantCall("b", enforce.Allowed)
+		w.settle()
+		if due := w.r.Status().Due; due != 0 {
+			t.Errorf("due: got %d; want 0", due)
+		}
+	})
+}
+
 func TestNamedHint(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.core.set("a", entry)

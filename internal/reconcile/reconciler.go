@@ -58,6 +58,9 @@ const (
 // Settings belong to one configuration and are replaced with it.
 type Settings struct {
 	Core Core
+	// CoreURL tells one core from another: contexts of another core are read
+	// again before they decide.
+	CoreURL string
 	// Interval is the reconcile interval. Default: 5 min.
 	Interval time.Duration
 	// Wait is how long a call waits for a read. Default: 1 s.
@@ -158,6 +161,9 @@ func (r *Reconciler) Apply(s *Settings) {
 		case r.paced <- struct{}{}:
 		default:
 		}
+	}
+	if old != nil && old.CoreURL != c.CoreURL {
+		r.raiseAll()
 	}
 }
 
