@@ -31,6 +31,8 @@
 //     refused when it is opened; a sum over all of them is kept for that. A
 //     damaged context counts as unknown, and a damaged revocation that is no
 //     longer pending is an error to those who ask for it, to nobody else.
+//   - A [Count] of calls that was acknowledged is on disk. A lift begins those
+//     anew that were used up, in its own transaction.
 //
 // Lookups ([Ledger.Covering]) read memory only, take no lock that all calls
 // share, and stay correct after Close.

@@ -27,10 +27,11 @@ var (
 	bucketRevocations = []byte("revocations") // sequence -> revocation
 	bucketPending     = []byte("pending")     // scope, sequence -> nothing
 	bucketContexts    = []byte("contexts")    // invoker -> what the core said last
+	bucketCounts      = []byte("counts")      // scope -> calls counted
 	keyIdentity       = []byte("identity")
 	keyState          = []byte("state")
 
-	buckets = [][]byte{bucketMeta, bucketClaims, bucketExpiry, bucketRevocations, bucketPending, bucketContexts}
+	buckets = [][]byte{bucketMeta, bucketClaims, bucketExpiry, bucketRevocations, bucketPending, bucketContexts, bucketCounts}
 )
 
 type identity struct {
@@ -171,7 +172,9 @@ func prepare(db *bolt.DB, mustExist bool) (bool, error) {
 		return nil
 	})
 	switch {
-	case err != nil || known:
+	case err == nil && known:
+		return false, addCounts(db)
+	case err != nil:
 		return false, err
 	case mustExist:
 		return false, errMustExist
@@ -181,6 +184,27 @@ func prepare(db *bolt.DB, mustExist bool) (bool, error) {
 		return false, fmt.Errorf("cannot be made; check that the disk is writable and not full: %w", err)
 	}
 	return true, nil
+}
+
+// addCounts makes the bucket that files of earlier versions do not have. Those
+// versions read a file that has it.
+func addCounts(db *bolt.DB) error {
+	missing := false
+	err := db.View(func(tx *bolt.Tx) error {
+		missing = tx.Bucket(bucketCounts) == nil
+		return nil
+	})
+	if err != nil || !missing {
+		return err
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		_, err := tx.CreateBucketIfNotExists(bucketCounts)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot be written; check that the disk is writable and not full: %w", err)
+	}
+	return nil
 }
 
 func create(tx *bolt.Tx) error {

@@ -25,6 +25,9 @@ type Lifted struct {
 	// StillDenying are claims that the lift does not cover and that deny
 	// calls it was about.
 	StillDenying []Claim
+	// Counts are those of calls that begin anew: the lift covers them, and
+	// calls were refused because the total was used up.
+	Counts []CountRef
 }
 
 // covers says whether the lift is about claims and revocations of this scope.
@@ -110,5 +113,6 @@ func (t *txn) lift(lift *Lift, sequence uint64) (Lifted, error) {
 		t.putRevocation(&done.Cancelled[i])
 	}
 	sortBySequence(done.Cancelled)
+	done.Counts = t.resetCounts(lift, sequence)
 	return done, nil
 }
