@@ -1,6 +1,7 @@
 // Package coreclient speaks to the CAPIF core function as an API exposing function (AEF) does: it reads
 // the security context of an API invoker and asks the core to revoke one authorization
-// (CAPIF_Security_API, TS 29.222 8.5).
+// (CAPIF_Security_API, TS 29.222 8.5); it subscribes to events (8.3) and reads access control policies
+// (8.6).
 //
 // # What it guarantees
 //

@@ -47,6 +47,11 @@ type dialect struct {
 	// ownProviderOnly refuses an aefId that is not of the caller's provider with 403.
 	ownProviderOnly bool
 
+	// Access control policies: what is answered where an API has none; nil for an empty list.
+	noPolicies func() reply
+	// withoutPolicies has nothing under CAPIF_Access_Control_Policy: noPolicies answers all of it.
+	withoutPolicies bool
+
 	// Subscriptions.
 	needsFeatures         bool // supportedFeatures must be there
 	refusesRevokedFilters bool // no filter but {} on API_INVOKER_AUTHORIZATION_REVOKED

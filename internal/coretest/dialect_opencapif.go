@@ -21,6 +21,7 @@ import (
 //     and sub are both client_id, whoever asks; of the scope only "3gpp" is checked.
 //   - The aefId is assigned and is the certificate's common name, below an intermediate CA. A wrong role
 //     is 401 text/plain, no certificate 403 HTML, an Authorization header beside a certificate 401.
+//   - An API without access control policies is answered 404, not with an empty list.
 //   - Subscriptions need supportedFeatures, take no filter on REVOKED, and have a wrong host and path in
 //     Location.
 func opencapifDialect() *dialect {
@@ -44,6 +45,8 @@ func opencapifDialect() *dialect {
 			return slices.Contains([]string{CauseOverlimit, CauseUnexpected, CauseAuthorization, CauseOther}, cause)
 		},
 		remove: removeWhilePopping,
+
+		noPolicies: func() reply { return problem(http.StatusNotFound, "No ACLs found for the requested service") },
 
 		needsFeatures: true, refusesRevokedFilters: true, bindsSubscriber: true, location: wrongLocation,
 

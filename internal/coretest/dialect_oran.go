@@ -18,6 +18,7 @@ const oranRealm = "/realms/invokerrealm"
 //   - Nothing is sent on a revoke. Other events come by PUT, chunked, without client certificate.
 //   - Tokens come from Keycloak: RS256 with kid, azp and clientId name the API invoker, sub is unrelated,
 //     aud is "account", the scope is "profile email" whatever was asked for; key set under the realm.
+//   - There is no CAPIF_Access_Control_Policy: the router's own 404 answers, which is not in the core's shape.
 //   - Errors are {"cause","status"} as application/json; unknown causes and events are refused.
 func oranDialect() *dialect {
 	return &dialect{
@@ -32,6 +33,13 @@ func oranDialect() *dialect {
 		dropsEmptyContext: true,
 		knowsCause:        func(cause string) bool { return cause == CauseOverlimit || cause == CauseUnexpected },
 		remove:            removeByStaleIndex,
+
+		withoutPolicies: true,
+		noPolicies: func() reply {
+			return jsonReply(http.StatusNotFound, struct {
+				Message string `json:"message"`
+			}{"Not Found"})
+		},
 
 		knownEvents: []string{
 			"SERVICE_API_AVAILABLE", EventAPIUnavailable, "SERVICE_API_UPDATE",

@@ -262,6 +262,9 @@ func (c *Core) SetPolicies(aefID, apiID string, policies ...APIInvokerPolicy) er
 
 // getPolicies is how an AEF reads them (TS 29.222 8.6.2.2.3.1).
 func (c *Core) getPolicies(rq *request) reply {
+	if c.dialect.withoutPolicies {
+		return c.dialect.noPolicies()
+	}
 	if refusal := c.admit(rq, RoleAEF, ""); refusal != nil {
 		return *refusal
 	}
@@ -280,6 +283,9 @@ func (c *Core) getPolicies(rq *request) reply {
 		if only := query.Get("api-invoker-id"); only == "" || only == p.APIInvokerID {
 			list.APIInvokerPolicies = append(list.APIInvokerPolicies, p)
 		}
+	}
+	if len(list.APIInvokerPolicies) == 0 && c.dialect.noPolicies != nil {
+		return c.dialect.noPolicies()
 	}
 	return jsonReply(http.StatusOK, list)
 }
