@@ -40,12 +40,14 @@ const (
 	AutomaticTriggersSpent Name = "automatic_triggers_spent"
 	// AutomaticTriggerFailed: the ledger did not take an automatic trigger.
 	AutomaticTriggerFailed Name = "automatic_trigger_failed"
+	// PolicyUnread: an access control policy could not be read from the core.
+	PolicyUnread Name = "policy_unread"
 )
 
 // Names returns every alarm there can be.
 func Names() []Name {
 	return []Name{LedgerCreated, LedgerDamaged, CoreRefusesUs, RevocationUnconfirmed, UnmappedAPI, MassChangeSuspended, LikelyWrongAPIID,
-		SubscriptionFailed, AutomaticTriggersSpent, AutomaticTriggerFailed}
+		SubscriptionFailed, AutomaticTriggersSpent, AutomaticTriggerFailed, PolicyUnread}
 }
 
 // Alarm is one that is raised.

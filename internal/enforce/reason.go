@@ -48,6 +48,18 @@ const (
 	NotReady
 	// KeysMissing: no key has been loaded yet (503).
 	KeysMissing
+	// OutsideTimeRange: the access control policy allows calls at other times
+	// (403).
+	OutsideTimeRange
+	// OverRate: more calls in a second than the access control policy allows
+	// (429, RFC 6585 4).
+	OverRate
+	// OverLimit: all calls that the access control policy allows in total have
+	// been made (403).
+	OverLimit
+	// PolicyUnavailable: the access control policy that the route requires, or
+	// the count of calls, cannot be had (503).
+	PolicyUnavailable
 	reasons
 )
 
@@ -70,6 +82,10 @@ var reasonNames = [reasons]string{
 	ContextStale:         "context_stale",
 	NotReady:             "not_ready",
 	KeysMissing:          "keys_missing",
+	OutsideTimeRange:     "outside_time_range",
+	OverRate:             "over_rate",
+	OverLimit:            "over_limit",
+	PolicyUnavailable:    "policy_unavailable",
 }
 
 // String returns the name that stands in metrics, logs and placeholders.
