@@ -84,6 +84,9 @@ func TestProvisioningErrors(t *testing.T) {
 	keys, ledger, ca := filepath.Join(dir, "keys.pem"), filepath.Join(dir, "capif", "ledger.db"), filepath.Join(dir, "ca.pem")
 	newSigner(t, keys, "ES256")
 	writeFile(t, ca, []byte("no certificate\n"))
+	const policyRoute = "capif_enforce {\napi_id 8f36c0\napi_name location\nPOLICY\n}"
+	policy := func(words string) string { return strings.Replace(policyRoute, "POLICY", words, 1) }
+	const unbound = "could have that one revoked; bind it, or say `unbound_triggers` or `over_limit refuse` in policy"
 	const route = `capif_enforce {
 		api_id   8f36c0
 		api_name location
@@ -119,6 +122,25 @@ func TestProvisioningErrors(t *testing.T) {
 		{"an authority that is not there", "{\naef_id aef-a\ncore https://core.example {\ntrusted_ca /nowhere/ca.pem\n}\ntoken_keys pem KEYS_FILE\n}", "", "/nowhere/ca.pem"},
 		{"an environment variable that is not set", "{\naef_id {env.CAPIF_TEST_NOT_SET}\ncore https://core.example\ntoken_keys pem KEYS_FILE\n}", "", "env.CAPIF_TEST_NOT_SET"},
 		{"a reconcile of less than a second", "{\naef_id aef-a\ncore https://core.example\ntoken_keys pem KEYS_FILE\nreconcile 10ms\n}", "", "reconcile is 10ms; give at least 1s"},
+		{"a total and nobody is bound", "", policy("policy {\ntotal 3\n}"), unbound},
+		{"a total for one and nobody is bound", "", policy("policy {\ninvoker i {\ntotal 3\n}\n}"), unbound},
+		{"the core's total and nobody is bound", "", policy("policy core"), unbound},
+		{"a total by a bound call", "", policy("bind client_certificate\npolicy {\ntotal 3\n}"), ""},
+		{"a total by anybody's call", "", policy("policy {\ntotal 3\nunbound_triggers\n}"), ""},
+		{"the core's total by anybody's call", "", policy("policy core {\nunbound_triggers\n}"), ""},
+		{"a total that revokes nobody", "", policy("policy {\ntotal 3\nover_limit refuse\n}"), ""},
+		{"a total that is only looked at", "", policy("mode monitor\npolicy {\ntotal 3\n}"), ""},
+		{"a rate", "", policy("policy {\nper_second 3\n}"), ""},
+		{"a policy that limits nothing", "", policy("policy {\nover_limit refuse\n}"), "it limits nothing"},
+		{"the core's policy and limits", "", policy("policy core {\ntotal 3\n}"), "give one of the two"},
+		{"a configured policy that is required", "", policy("policy {\nper_second 3\nrequired\n}"), "required is about the core's policy"},
+		{"no time", "", policy("policy {\ntime_range noon -\n}"), `"noon" is no time as in RFC 3339`},
+		{"a time without zone", "", policy("policy {\ntime_range - 2026-01-01T00:00:00\n}"), "is no time as in RFC 3339"},
+		{"a time that ends as it begins", "", policy("policy {\ntime_range 2026-01-01T01:00:00+01:00 2026-01-01T00:00:00Z\n}"), "is not after its start"},
+		{"an invoker twice", "", policy("policy {\ninvoker i {\nper_second 1\n}\ninvoker i\n}"), `invoker "i" is there twice`},
+		{"an over_limit by placeholder", "", policy("policy {\nper_second 3\nover_limit {env.CAPIF_TEST_WORD}\n}"), `over_limit is "sometimes"`},
+		{"two policies for one API", "", "route /a {\n" + policy("policy {\nper_second 3\n}") + "\n}\nroute /b {\n" + policy("policy {\nper_second 4\n}") + "\n}", "another route has another policy for apiId 8f36c0 at aefId aef-a"},
+		{"one policy twice", "", "route /a {\n" + policy("policy {\nper_second 3\n}") + "\n}\nroute /b {\n" + policy("policy {\nper_second 3\n}") + "\n}", ""},
 		{"a callback without authority", "", "capif_callback {\ncore_identity san core.example\n}", "core_ca is missing, and the core has no trusted_ca"},
 		{"a callback with an authority that is not there", "", "capif_callback {\ncore_identity san core.example\ncore_ca /nowhere/ca.pem\n}", "/nowhere/ca.pem"},
 		{"a callback with an authority without certificate", "", callback, "no PEM certificate in it"},

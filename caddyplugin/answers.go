@@ -55,6 +55,14 @@ var problems = map[enforce.Reason]problem{
 		"the API invoker's authorization could not be checked for too long"},
 	enforce.NotReady: {http.StatusServiceUnavailable, "not-ready", "", "Not ready",
 		"authorization cannot be checked at the moment"},
+	enforce.OutsideTimeRange: {http.StatusForbidden, "outside-time-range", "", "Not allowed at this time",
+		"the access control policy allows the API invoker to call this API at other times"},
+	enforce.OverRate: {http.StatusTooManyRequests, "over-rate", "", "Too many calls in a second",
+		"the API invoker has made more calls in a second than the access control policy allows"},
+	enforce.OverLimit: {http.StatusForbidden, "over-limit", "", "All calls used",
+		"the API invoker has made all calls that the access control policy allows it; a new access token will not help"},
+	enforce.PolicyUnavailable: {http.StatusServiceUnavailable, "not-ready", "", "Not ready",
+		"the access control policy cannot be applied at the moment"},
 	enforce.KeysMissing: {http.StatusServiceUnavailable, "not-ready", "", "Not ready",
 		"access tokens cannot be verified at the moment"},
 }
@@ -123,6 +131,9 @@ func (a *answers) render(p problem) *answer {
 	switch p.status {
 	case http.StatusServiceUnavailable:
 		out.header = append(out.header, headerLine{"Retry-After", []string{"5"}})
+	case http.StatusTooManyRequests:
+		// A bucket that has a token in a second or never: see internal/policy.
+		out.header = append(out.header, headerLine{"Retry-After", []string{"1"}})
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusBadRequest:
 		out.header = append(out.header, headerLine{"Www-Authenticate", []string{a.challenge(p)}})
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/caddy-capif/aef/internal/autotrigger"
 	"github.com/caddy-capif/aef/internal/coreclient"
 	"github.com/caddy-capif/aef/internal/outbox"
+	"github.com/caddy-capif/aef/internal/policy"
 	"github.com/caddy-capif/aef/internal/reconcile"
 	"github.com/caddy-capif/aef/internal/subscription"
 )
@@ -89,7 +90,9 @@ type App struct {
 	routes  []route
 	sources []*keySource           // references held
 	sampled map[string]*zap.Logger // by module
-	options ledgerOptions
+	// policies are where those of this configuration come from.
+	policies map[policy.Pair]policy.Source
+	options  ledgerOptions
 }
 
 // Core is how the CAPIF core function is reached.
@@ -270,6 +273,9 @@ func (a *App) Start() error {
 			Gap: a.state.readAll, Logger: a.log.slog,
 		},
 		triggers: &autotrigger.Settings{PerMinute: a.triggersPerMinute(), Logger: a.log.slog},
+		policy: &policy.Settings{
+			Core: a.core, Interval: time.Duration(a.Reconcile), Pairs: a.policies, Logger: a.log.slog,
+		},
 	})
 	if err != nil {
 		return fmt.Errorf("capif: %w", err)

@@ -32,6 +32,19 @@ func parseEnforce(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //		bind          client_certificate
 //		pass_errors
 //		preflight     pass
+//		policy        [core] {
+//			total            <calls>
+//			per_second       <calls>
+//			time_range       <start> <stop>
+//			invoker          <id> {
+//				total      <calls>
+//				per_second <calls>
+//				time_range <start> <stop>
+//			}
+//			required
+//			over_limit       revoke|refuse
+//			unbound_triggers
+//		}
 //	}
 func (e *Enforce) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume directive name
@@ -74,10 +87,13 @@ func (e *Enforce) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = duration(d, &e.MaxStaleness)
 		case "mode":
 			err = word1(d, &e.Mode, modeEnforce, modeMonitor)
+		case "policy":
+			e.Policy = new(Policy)
+			err = e.Policy.unmarshal(d)
 		case "bind":
 			err = word1(d, &e.Bind, bindClientCertificate)
 		default:
-			err = unrecognized(d, "api_id", "api_name", "aef_id", "scope", "token_keys", "algorithms", "leeway", "invoker_claim", "require_context", "max_staleness", "mode", "bind", "pass_errors", "preflight")
+			err = unrecognized(d, "api_id", "api_name", "aef_id", "scope", "token_keys", "algorithms", "leeway", "invoker_claim", "require_context", "max_staleness", "mode", "bind", "pass_errors", "preflight", "policy")
 		}
 		if err != nil {
 			return err

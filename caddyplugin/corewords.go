@@ -112,11 +112,22 @@ func (c *coreWords) Gone(ctx context.Context, invokers []string) error {
 // Hint makes contexts due: the next call of each waits for a new read.
 func (c *coreWords) Hint(ctx context.Context, h corecallback.Hint) error {
 	defer since(c.state.metrics.timings.message, time.Now())
+	if !h.Authenticated && slices.Contains(policyHints, h.Event) {
+		c.state.policy.Poke()
+	}
 	return c.state.context.HintGathered(ctx, h.Invokers)
 }
 
-// PolicyChanged notes nothing: no policy is enforced.
-func (c *coreWords) PolicyChanged(context.Context, corecallback.Policy) error { return nil }
+// PolicyChanged has the policies read again, with a list in the event or without:
+// that list need not be whole, and can be older than what was read.
+func (c *coreWords) PolicyChanged(context.Context, corecallback.Policy) error {
+	c.state.policy.Poke()
+	return nil
+}
+
+// policyHints are the events after which a hint, which anybody can send, has the
+// policies read again; what cannot be decoded may be one.
+var policyHints = []string{corecallback.EventPolicyUpdate, corecallback.EventPolicyUnavailable, ""}
 
 // ServiceUnavailable notes nothing: routes are served as configured.
 func (c *coreWords) ServiceUnavailable(context.Context, []string) error { return nil }

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-capif/aef/internal/enforce"
+	"github.com/caddy-capif/aef/internal/policy"
 	"github.com/caddy-capif/aef/internal/token"
 )
 
@@ -71,9 +72,14 @@ type Enforce struct {
 	// Default: false.
 	PassPreflight bool `json:"pass_preflight,omitempty"`
 
+	// Policy is how often and when API invokers may call. Default: no limit, and
+	// the core's policy is not read.
+	Policy *Policy `json:"policy,omitempty"`
+
 	app      *App
 	target   target // what capif_trigger is told
 	decider  *enforce.Decider
+	gate     *policy.Gate // nil without a policy
 	answers  *answers
 	counters []prometheus.Counter
 	decided  prometheus.Histogram // what the deny cache did not answer
@@ -147,6 +153,10 @@ func (e *Enforce) Provision(ctx caddy.Context) error {
 	e.decider.UseContexts(app.state.context, enforce.ContextRule{
 		Require: e.RequireContext != wordOff, MaxStaleness: time.Duration(e.MaxStaleness),
 	})
+	err = e.provisionPolicy(app, &r)
+	if err != nil {
+		return err
+	}
 	if e.Mode == modeMonitor {
 		e.log.Warn("route only monitors: every call is passed on", zap.String("api_name", r.APIName), zap.Strings("api_ids", r.APIIDs))
 	}
@@ -172,8 +182,8 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	raw, reason := enforce.Bearer(r.Header["Authorization"])
 	decision := enforce.Decision{Reason: reason}
+	now := time.Now()
 	if reason == enforce.Undecided {
-		now := time.Now()
 		decision = e.decider.Decide(r.Context(), raw, now)
 		if !decision.Cached {
 			since(e.decided, now)
@@ -181,6 +191,12 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	if decision.Reason == enforce.Allowed && e.Bind != "" && !boundTo(r.TLS, decision.Entry.Invoker) {
 		decision.Reason = enforce.TokenNotBound
+	}
+	if decision.Reason == enforce.Allowed && e.gate != nil {
+		if !decision.Cached {
+			now = time.Now() // the decision may have waited for the core
+		}
+		decision.Reason = e.admit(r.Context(), decision.Entry, now)
 	}
 	e.counters[decision.Reason].Inc()
 	e.tellTriggers(r, &decision)

@@ -62,6 +62,12 @@ var (
 		"1 while the core has confirmed the event subscription.", nil, nil)
 	descTriggers = prometheus.NewDesc("capif_automatic_triggers_total",
 		"Revocations asked for by routes and policies, by what became of them.", []string{"outcome"}, nil)
+	descPolicyReads = prometheus.NewDesc("capif_policy_reads_total",
+		"Access control policies asked for at the core.", nil, nil)
+	descPolicyReadsFailed = prometheus.NewDesc("capif_policy_reads_failed_total",
+		"Of these, those that brought no word of the core.", nil, nil)
+	descPolicyExhausted = prometheus.NewDesc("capif_policy_exhausted",
+		"API invokers, for each API, whose total of calls is used up.", nil, nil)
 	descAlarm = prometheus.NewDesc("capif_alarm",
 		"1 while the alarm is raised.", []string{"alarm"}, nil)
 )
@@ -95,7 +101,8 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descDenied, descPending, descOutboxOldest, descFailing, descLedgerBytes, descKeysAge, descKeysFailing,
 		descDropped, descRejected, descEvicted,
-		descContexts, descContextsDue, descReads, descReadsFailed, descLate, descOldest, descReachable, descSubscribed, descTriggers, descAlarm,
+		descContexts, descContextsDue, descReads, descReadsFailed, descLate, descOldest, descReachable, descSubscribed, descTriggers,
+		descPolicyReads, descPolicyReadsFailed, descPolicyExhausted, descAlarm,
 	} {
 		ch <- d
 	}
@@ -148,6 +155,10 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(descOldest, oldest)
 	gauge(descReachable, truth(contexts.Reachable))
 	gauge(descSubscribed, truth(m.state.events.Status().Subscribed))
+	policies := m.state.policy.Stats()
+	counter(descPolicyReads, policies.Reads)
+	counter(descPolicyReadsFailed, policies.Failed)
+	gauge(descPolicyExhausted, float64(policies.Exhausted))
 	raised := map[alarm.Name]bool{}
 	for _, a := range m.state.alarms.List() {
 		raised[a.Name] = true

@@ -37,6 +37,8 @@ func TestProblemsAreExplained(t *testing.T) {
 			begins = fmt.Sprintf("%d `%s`.", p.status, p.code)
 		case p.status == http.StatusServiceUnavailable:
 			begins = "503 with `Retry-After`."
+		case p.status == http.StatusTooManyRequests:
+			begins = "429 with `Retry-After`."
 		}
 		if !strings.HasPrefix(text, begins) {
 			t.Errorf("section %q: got %q; want it to begin with %q", p.kind, text[:min(len(text), 40)], begins)

@@ -146,6 +146,8 @@ func TestReadmeSyntax(t *testing.T) {
 		{"capif_callback check_authentication", "capif_callback {\n check_authentication {\n nonsense\n}\n}", new(Callback)},
 		{"capif_enforce", "capif_enforce {\n nonsense\n}", new(Enforce)},
 		{"capif_trigger", "capif_trigger {\n nonsense\n}", new(Trigger)},
+		{"capif_enforce policy", "capif_enforce {\n policy {\n nonsense\n}\n}", new(Enforce)},
+		{"capif_enforce policy invoker", "capif_enforce {\n policy {\n invoker i {\n nonsense\n}\n}\n}", new(Enforce)},
 		{"capif_callback", "capif_callback {\n nonsense\n}", new(Callback)},
 		{"capif_health", "capif_health {\n nonsense\n}", new(Health)},
 	} {

@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-capif/aef/internal/autotrigger"
 	"github.com/caddy-capif/aef/internal/denycache"
 	"github.com/caddy-capif/aef/internal/outbox"
+	"github.com/caddy-capif/aef/internal/policy"
 	"github.com/caddy-capif/aef/internal/reconcile"
 	"github.com/caddy-capif/aef/internal/revocation"
 	"github.com/caddy-capif/aef/internal/subscription"
@@ -36,6 +37,7 @@ type state struct {
 	context  *reconcile.Reconciler
 	events   *subscription.Keeper
 	triggers *autotrigger.Guard
+	policy   *policy.Table
 	alarms   *alarm.Set
 	metrics  *metrics
 
@@ -51,6 +53,7 @@ type applied struct {
 	reconcile *reconcile.Settings
 	events    *subscription.Settings
 	triggers  *autotrigger.Settings
+	policy    *policy.Settings
 }
 
 // acquireState takes a reference to the state of a ledger. It only allocates.
@@ -82,6 +85,7 @@ func newState(path string) (*state, error) {
 	s.context = reconcile.New(s.ledger, s.alarms)
 	s.events = subscription.New(s.ledger, s.alarms)
 	s.triggers = autotrigger.New(s.ledger, s.alarms)
+	s.policy = policy.New(s.ledger, s.alarms)
 	s.metrics = newMetrics(s)
 	return s, nil
 }
@@ -116,6 +120,8 @@ func (s *state) open(settings applied) error {
 		s.events.Start()
 		s.triggers.Apply(settings.triggers)
 		s.triggers.Start()
+		s.policy.Apply(settings.policy)
+		s.policy.Start()
 		if s.ledger.Created() {
 			s.alarms.Raise(a.log.slog, alarm.LedgerCreated,
 				fmt.Sprintf("a new ledger was made at %s: if there was one before, claims that the core does not know are lost; restore it, or set must_exist so that this stops the start", s.path))
@@ -137,6 +143,7 @@ func (s *state) enforceLast() {
 	s.context.Apply(last.reconcile)
 	s.events.Apply(last.events)
 	s.triggers.Apply(last.triggers)
+	s.policy.Apply(last.policy)
 	for _, source := range last.app.heldSources() {
 		source.log.set(last.app.log.slog)
 	}
@@ -168,6 +175,7 @@ func (s *state) oldestPending() time.Duration {
 
 // readAll has every context read again: what the core announced was lost.
 func (s *state) readAll(ctx context.Context) {
+	s.policy.Poke()
 	_ = s.context.Hint(ctx, nil) // it fails only with ctx, at the end of everything
 }
 
@@ -201,11 +209,16 @@ func (s *state) Destruct() error {
 	s.events.Stop()
 	s.context.Stop()
 	s.outbox.Stop()
-	err := s.ledger.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), policyStopTimeout)
+	defer cancel()
+	err := errors.Join(s.policy.Stop(ctx), s.ledger.Close())
 	if err != nil {
 		return errors.Join(errors.New("capif: the ledger did not close cleanly"), err)
 	}
 	return nil
 }
+
+// policyStopTimeout bounds how long the end waits for counts of calls to be written.
+const policyStopTimeout = 5 * time.Second
 
 var _ caddy.Destructor = (*state)(nil)

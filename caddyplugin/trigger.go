@@ -153,13 +153,22 @@ func lift(app *App, r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	app.state.policy.Lifted(done.Counts)
 	app.log.slog.Info("claims lifted", "api_invoker_id", asked.APIInvokerID, "aef_id", asked.AEFID, "api_ids", asked.APIIDs,
-		"lifted", len(done.Claims), "cancelled", len(done.Cancelled), "reason", asked.Reason, "ticket", asked.Ticket,
+		"lifted", len(done.Claims), "cancelled", len(done.Cancelled), "counts", len(done.Counts), "reason", asked.Reason, "ticket", asked.Ticket,
 		"requested_by", requestedBy(r))
 	return http.StatusOK, adminapi.LiftResponse{
 		Lifted: orEmpty(done.Claims), Cancelled: orEmpty(done.Cancelled), StillDenying: orEmpty(done.StillDenying),
-		NotInContext: orEmpty(app.notInContext(r.Context(), &asked)),
+		NotInContext: orEmpty(app.notInContext(r.Context(), &asked)), CountsBegunAnew: countsOf(done.Counts),
 	}, nil
+}
+
+func countsOf(refs []revocation.CountRef) []adminapi.Pair {
+	var pairs []adminapi.Pair
+	for _, ref := range refs {
+		pairs = append(pairs, adminapi.Pair{AEFID: ref.AEF, APIID: ref.API})
+	}
+	return pairs
 }
 
 // notInContext reads the invoker's context anew and returns the pairs of a lift

@@ -77,6 +77,9 @@ type LiftResponse struct {
 	// NotInContext are pairs that no claim denies, and that are refused all
 	// the same because the core's security context does not list them.
 	NotInContext []Pair `json:"not_in_context"`
+	// CountsBegunAnew are pairs whose total of calls was used up, and is counted
+	// from 0 again.
+	CountsBegunAnew []Pair `json:"counts_begun_anew,omitempty"`
 }
 
 // Pair is an API at an AEF.

@@ -64,7 +64,16 @@ type Entry struct {
 	epoch   *atomic.Uint64
 	word    atomic.Uint64 // epoch << 8 | verdict
 	context atomic.Pointer[Context]
+	// attached is what the caller keeps with the entry.
+	attached atomic.Value
 }
+
+// Attach keeps v with the entry, so that a later hit need not look it up. All
+// values must be of one type. It says nothing about the verdict.
+func (e *Entry) Attach(v any) { e.attached.Store(v) }
+
+// Attached returns what was attached last, nil if nothing was.
+func (e *Entry) Attached() any { return e.attached.Load() }
 
 // Context is how an entry stays in touch with the security context that its
 // verdict rests on.

@@ -36,6 +36,18 @@ type Pair struct{ AEF, API string }
 // they are nil.
 type Source struct{ Rules *Rules }
 
+// Limits reports whether the policy limits a total, or may.
+func (s Source) Limits() bool {
+	if s.Rules == nil {
+		return true
+	}
+	limits := s.Rules.All != nil && s.Rules.All.Total != nil
+	for _, rule := range s.Rules.Single {
+		limits = limits || rule != nil && rule.Total != nil
+	}
+	return limits
+}
+
 // Settings belong to one configuration and are replaced with it.
 type Settings struct {
 	Core Core
