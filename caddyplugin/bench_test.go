@@ -1,10 +1,12 @@
 package caddyplugin
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -19,9 +21,11 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jws"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/caddy-capif/aef/internal/denycache"
 	"github.com/caddy-capif/aef/internal/enforce"
+	"github.com/caddy-capif/aef/internal/policy"
 	"github.com/caddy-capif/aef/internal/revocation"
 	"github.com/caddy-capif/aef/internal/token"
 )
@@ -31,6 +35,7 @@ type bench struct {
 	handler *Enforce
 	key     *ecdsa.PrivateKey
 	ledger  *revocation.Ledger
+	policy  *policy.Table
 }
 
 func newBench(tb testing.TB) *bench {
@@ -60,7 +65,7 @@ func newBench(tb testing.TB) *bench {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
-		err := st.ledger.Close()
+		err := errors.Join(st.policy.Stop(context.Background()), st.ledger.Close())
 		if err != nil {
 			tb.Error(err)
 		}
@@ -69,7 +74,7 @@ func newBench(tb testing.TB) *bench {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return &bench{key: key, ledger: st.ledger, handler: &Enforce{
+	return &bench{key: key, ledger: st.ledger, policy: st.policy, handler: &Enforce{
 		app:     new(App),
 		decider: decider, answers: newAnswers("aef-1"), counters: st.metrics.forRoute("location"), decided: st.metrics.timings.decide, log: zap.NewNop(),
 	}}
@@ -141,6 +146,94 @@ func TestHandlerAllocations(t *testing.T) {
 	if got != 0 {
 		t.Errorf("got %v allocations for an allowed call with a cached token; want 0", got)
 	}
+}
+
+// limit gives the handler a policy with every kind of limit, none of which is
+// reached.
+func (b *bench) limit() {
+	total, perSecond := int64(1<<60), int64(1<<30)
+	pair := policy.Pair{AEF: "aef-1", API: "api-1"}
+	b.policy.Apply(&policy.Settings{
+		Pairs: map[policy.Pair]policy.Source{pair: {Rules: &policy.Rules{All: &policy.Rule{
+			Total: &total, PerSecond: &perSecond,
+			Ranges: []policy.Range{{Start: time.Unix(0, 0), Stop: time.Unix(1<<33, 0)}},
+		}}}},
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	b.handler.gate = b.policy.Gate(policy.GateOptions{AEF: pair.AEF, APIs: []string{pair.API}})
+}
+
+// TestHandlerAllocationsWithPolicy holds it with a policy, too: within what is
+// reserved.
+func TestHandlerAllocationsWithPolicy(t *testing.T) {
+	b := newBench(t)
+	b.limit()
+	r := b.requests(t, 1)[0]
+	w := httptest.NewRecorder()
+	for range 2 { // the account is found and its first block reserved
+		must1(t, b.handler.ServeHTTP(w, r, called))
+	}
+	got := testing.AllocsPerRun(1000, func() { must1(t, b.handler.ServeHTTP(w, r, called)) })
+	if got != 0 || w.Code != http.StatusOK {
+		t.Errorf("got %v allocations for a call with a policy, status %d; want 0 and 200", got, w.Code)
+	}
+	if used := b.policy.Stats(); used.Accounts != 1 {
+		t.Errorf("got %+v; want one account", used)
+	}
+}
+
+func must1(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// BenchmarkHandlerPolicy is what a policy with every kind of limit adds to
+// BenchmarkHandler: both in turn, for each number of API invokers.
+func BenchmarkHandlerPolicy(b *testing.B) {
+	for _, tokens := range []int{1, 10_000} {
+		bed := newBench(b)
+		headers := headersOf(bed.requests(b, tokens))
+		for _, name := range []string{"none", "all"} {
+			if name == "all" {
+				bed.limit()
+				bed.firstCalls(headers)
+			}
+			b.Run(fmt.Sprintf("policy=%s/tokens=%d", name, tokens), func(b *testing.B) {
+				r, w := bed.request("x"), httptest.NewRecorder()
+				b.ReportAllocs()
+				for i := 0; b.Loop(); i++ {
+					r.Header["Authorization"] = headers[i%tokens]
+					_ = bed.handler.ServeHTTP(w, r, called)
+				}
+			})
+			b.Run(fmt.Sprintf("policy=%s/parallel/tokens=%d", name, tokens), func(b *testing.B) {
+				b.ReportAllocs()
+				b.RunParallel(func(pb *testing.PB) {
+					r, w := bed.request("x"), httptest.NewRecorder()
+					for i := 0; pb.Next(); i++ {
+						r.Header["Authorization"] = headers[i%tokens]
+						_ = bed.handler.ServeHTTP(w, r, called)
+					}
+				})
+			})
+		}
+	}
+}
+
+// firstCalls makes the first call of each, which waits for the disk.
+func (b *bench) firstCalls(headers [][]string) {
+	var all errgroup.Group
+	all.SetLimit(512)
+	for _, header := range headers {
+		all.Go(func() error {
+			r := b.request("x")
+			r.Header["Authorization"] = header
+			return b.handler.ServeHTTP(httptest.NewRecorder(), r, called)
+		})
+	}
+	_ = all.Wait()
 }
 
 // BenchmarkHandler is the whole capif_enforce for a cached token, header in to

@@ -194,7 +194,10 @@ func TestUnboundTriggers(t *testing.T) {
 	one := b.caller("inv-1")
 	one.want("/location/1", http.StatusOK, "")
 	one.want("/location/1", http.StatusForbidden, "over-limit")
-	b.poll(func() bool { list := b.revocations("inv-1"); return len(list) == 1 && list[0].State == revocation.StateRevoked })
+	b.poll(func() bool {
+		list := b.revocations("inv-1")
+		return len(list) == 1 && list[0].State == revocation.StateRevoked
+	})
 }
 
 // TestRateAndTime refuse and revoke nobody.
