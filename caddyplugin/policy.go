@@ -202,11 +202,11 @@ func (a *App) addPolicy(pair policy.Pair, source policy.Source) error {
 // admit holds an allowed call to the policy.
 func (e *Enforce) admit(ctx context.Context, entry *denycache.Entry, now time.Time) enforce.Reason {
 	grant, _ := entry.Attached().(*policy.Grant)
-	if !grant.Of(e.gate) {
+	if !e.gate.Has(grant) {
 		grant = e.gate.Grant(entry.Invoker)
 		entry.Attach(grant)
 	}
-	return grant.Admit(ctx, now, e.Bind != "")
+	return e.gate.Admit(ctx, grant, now, e.Bind != "")
 }
 
 // overlimitTrigger has the authorization of an API invoker revoked that has

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/caddy-capif/aef/internal/enforce"
 	"github.com/caddy-capif/aef/internal/revocation"
 )
@@ -23,10 +25,12 @@ const (
 )
 
 // account is what one API invoker has used at one API.
+//
+// What every call needs stands first, close together: with many API invokers the
+// cost of a call is waiting for memory.
 type account struct {
-	pair    *pair
-	invoker string
-	terms   atomic.Pointer[terms]
+	grant Grant // of a gate with one API
+	terms atomic.Pointer[terms]
 
 	// Of the total: a call passes by raising used by one, up to reserved, which
 	// the ledger has. A crash counts all that is reserved as used.
@@ -35,14 +39,24 @@ type account struct {
 	ahead          atomic.Bool // a block is being reserved in the background
 	noted          atomic.Bool // the ledger knows that the total is used up
 	asked          atomic.Bool // a revocation was asked for
-	offered        atomic.Int64
+	limiter        rate.Limiter
+
+	pair    *pair
+	invoker string
+	offered atomic.Int64
+	rated   bool // limiter is in use; guarded by the pair's shard
 
 	mu         sync.Mutex
 	flight     *flight // the one change of the ledger on its way
 	generation uint64  // of the count in the ledger
 	resets     uint64  // lifts since the start: a flight begun before one is void
 	frozen     bool
+
+	// To 256 bytes: Go aligns objects of this size to cache lines.
+	_ [accountPadding]byte
 }
+
+const accountPadding = 40
 
 // flight is one change of the ledger that calls may wait for.
 type flight struct {
@@ -57,12 +71,35 @@ var (
 	errBegunAnew = errors.New("the count of calls was begun anew")
 )
 
+// newAccount makes one under the terms t.
+func newAccount(p *pair, invoker string, t *terms) *account {
+	a := &account{pair: p, invoker: invoker}
+	a.grant.one = a
+	a.set(t)
+	return a
+}
+
+// set puts other terms in force. The bucket of the rate goes on, so that replacing
+// a policy does not fill it.
+func (a *account) set(t *terms) {
+	if t != nil && t.perSecond != noRate {
+		var at time.Time // a bucket that has not been used since then is full
+		if a.rated {
+			at = time.Now()
+		}
+		a.rated = true
+		a.limiter.SetLimitAt(at, rate.Limit(t.perSecond))
+		a.limiter.SetBurstAt(at, t.perSecond)
+	}
+	a.terms.Store(t)
+}
+
 // admit is all but the total: nothing here can wait.
-func (t *terms) admit(now time.Time) enforce.Reason {
-	if !t.inTime(now.UnixNano()) {
+func (a *account) admit(t *terms, now time.Time) enforce.Reason {
+	if t.spans != nil && !t.inTime(now.UnixNano()) {
 		return enforce.OutsideTimeRange
 	}
-	if t.limiter != nil && !t.limiter.AllowN(now, 1) {
+	if t.perSecond != noRate && !a.limiter.AllowN(now, 1) {
 		return enforce.OverRate
 	}
 	return enforce.Allowed
@@ -171,7 +208,7 @@ func (a *account) load(f *flight) error {
 	}
 	c, err := a.pair.table.store.Count(a.ref())
 	if err != nil {
-		a.pair.table.warn("count of calls cannot be read", a, err)
+		a.pair.table.warn(a, err)
 		return err
 	}
 	a.mu.Lock()
@@ -197,7 +234,7 @@ func (a *account) save(f *flight, c revocation.Count) error {
 	defer cancel()
 	stored, err := a.pair.table.store.Reserve(ctx, a.ref(), c)
 	if err != nil {
-		a.pair.table.warn("count of calls cannot be written", a, err)
+		a.pair.table.warn(a, err)
 		return err
 	}
 	a.mu.Lock()

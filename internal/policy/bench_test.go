@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sync/errgroup"
 
@@ -55,14 +56,15 @@ func TestAllocations(t *testing.T) {
 		"over the total":   {&Rule{Total: number(0)}, enforce.OverLimit},
 	} {
 		t.Run(name, func(t *testing.T) {
-			grant := ledgerTable(t, tt.rule).Grant("i")
+			gate := ledgerTable(t, tt.rule)
+			grant := gate.Grant("i")
 			ctx, now := t.Context(), time.Now()
 			for range 3 {
-				grant.Admit(ctx, now, true)
+				gate.Admit(ctx, grant, now, true)
 			}
-			<-grant.accounts[0].begin(func(*flight) {}).done // what is being noted
-			got := testing.AllocsPerRun(300, func() {        // within one block
-				if reason := grant.Admit(ctx, now, true); reason != tt.want {
+			<-grant.one.begin(func(*flight) {}).done  // what is being noted
+			got := testing.AllocsPerRun(300, func() { // within one block
+				if reason := gate.Admit(ctx, grant, now, true); reason != tt.want {
 					t.Fatalf("got %v; want %v", reason, tt.want)
 				}
 			})
@@ -87,26 +89,28 @@ func BenchmarkAdmit(b *testing.B) {
 	} {
 		for _, invokers := range []int{1, 10_000} {
 			b.Run(fmt.Sprintf("%s/invokers=%d", bench.name, invokers), func(b *testing.B) {
-				grants := grantsOf(ledgerTable(b, bench.rule), invokers)
+				gate := ledgerTable(b, bench.rule)
+				grants := grantsOf(gate, invokers)
 				ctx := b.Context()
 				now := time.Now()
 				b.ReportAllocs()
 				for i := 0; b.Loop(); i++ {
 					now = now.Add(time.Microsecond)
-					grants[i%invokers].Admit(ctx, now, true)
+					gate.Admit(ctx, grants[i%invokers], now, true)
 				}
 			})
 		}
 	}
 	b.Run("all/parallel/invokers=10000", func(b *testing.B) {
-		grants := grantsOf(ledgerTable(b, everything()), 10_000)
+		gate := ledgerTable(b, everything())
+		grants := grantsOf(gate, 10_000)
 		b.ReportAllocs()
 		b.ResetTimer()
 		b.RunParallel(func(pb *testing.PB) {
 			ctx, now := b.Context(), time.Now()
 			for i := 0; pb.Next(); i++ {
 				now = now.Add(time.Microsecond)
-				grants[i%len(grants)].Admit(ctx, now, true)
+				gate.Admit(ctx, grants[i%len(grants)], now, true)
 			}
 		})
 	})
@@ -132,10 +136,21 @@ func grantsOf(gate *Gate, invokers int) []*Grant {
 	for i := range grants {
 		all.Go(func() error {
 			grants[i] = gate.Grant(fmt.Sprintf("invoker-%d", i))
-			grants[i].Admit(context.Background(), time.Now(), true)
+			gate.Admit(context.Background(), grants[i], time.Now(), true)
 			return nil
 		})
 	}
 	_ = all.Wait()
 	return grants
+}
+
+// TestAccountFillsCacheLines: what every call needs stands in the first of them.
+func TestAccountFillsCacheLines(t *testing.T) {
+	var a account
+	if size := unsafe.Sizeof(a); size != 256 {
+		t.Errorf("got %d bytes; want 256: change accountPadding", size)
+	}
+	if hot := unsafe.Offsetof(a.pair); hot > 192 {
+		t.Errorf("got %d bytes before what a call does not need; want three cache lines", hot)
+	}
 }

@@ -66,61 +66,102 @@ func (t *Table) Gate(o GateOptions) *Gate {
 // Grant is an API invoker at a gate. It may be kept with a cached verdict: it
 // follows changes of the policy by itself.
 type Grant struct {
+	one     *account // of a gate with one API
+	several *several // of a gate with more
+}
+
+type several struct {
 	gate     *Gate
 	accounts []*account
 }
 
 // Grant returns the grant of an API invoker.
 func (g *Gate) Grant(invoker string) *Grant {
-	grant := &Grant{gate: g, accounts: make([]*account, len(g.pairs))}
-	for i, p := range g.pairs {
-		grant.accounts[i] = p.account(invoker)
+	if len(g.pairs) == 1 {
+		return &g.pairs[0].account(invoker).grant
 	}
-	return grant
+	s := &several{gate: g, accounts: make([]*account, len(g.pairs))}
+	for i, p := range g.pairs {
+		s.accounts[i] = p.account(invoker)
+	}
+	return &Grant{several: s}
 }
 
-// Of reports whether the grant belongs to a gate: after a reload it may not.
-func (g *Grant) Of(gate *Gate) bool { return g != nil && g.gate == gate }
+// Has reports whether the grant, which may be nil, is one of this gate: after a
+// reload it may not be.
+func (g *Gate) Has(grant *Grant) bool {
+	switch {
+	case grant == nil:
+		return false
+	case len(g.pairs) == 1:
+		return grant.one != nil && grant.one.pair == g.pairs[0]
+	default:
+		return grant.several != nil && grant.several.gate == g
+	}
+}
 
 // Admit decides one call at the time now, and counts it if it passes. bound says
 // that the API invoker is bound to the client certificate of the call. The answer
 // is [enforce.Allowed], [enforce.OutsideTimeRange], [enforce.OverRate],
 // [enforce.OverLimit] or [enforce.PolicyUnavailable].
-func (g *Grant) Admit(ctx context.Context, now time.Time, bound bool) enforce.Reason {
-	for _, a := range g.accounts {
-		t := a.terms.Load()
-		if t == nil {
-			if !a.pair.known.Load() && !a.pair.await(ctx) && g.gate.options.Required {
-				return enforce.PolicyUnavailable
-			}
-			t = a.terms.Load()
+func (g *Gate) Admit(ctx context.Context, grant *Grant, now time.Time, bound bool) enforce.Reason {
+	if a := grant.one; a != nil {
+		t, reason := g.consent(ctx, a, now, bound)
+		if reason != enforce.Allowed || t == nil {
+			return reason
 		}
-		if t == nil {
-			continue
-		}
-		reason := t.admit(now)
+		return g.take(ctx, a, t, now, bound)
+	}
+	for _, a := range grant.several.accounts {
+		_, reason := g.consent(ctx, a, now, bound)
 		if reason != enforce.Allowed {
 			return reason
 		}
-		if t.total != noTotal && a.usedUp(t) {
-			a.exceeded(now, g.gate.offer(bound))
-			return enforce.OverLimit
-		}
 	}
-	for _, a := range g.accounts {
+	for _, a := range grant.several.accounts {
 		t := a.terms.Load()
-		if t == nil || t.total == noTotal || a.count(t) {
+		if t == nil {
 			continue
 		}
-		reason := a.countWaiting(ctx, t)
-		if reason == enforce.OverLimit {
-			a.exceeded(now, g.gate.offer(bound))
-		}
+		reason := g.take(ctx, a, t, now, bound)
 		if reason != enforce.Allowed {
 			return reason
 		}
 	}
 	return enforce.Allowed
+}
+
+// consent is what a policy says before the call is counted, with the terms that it
+// says so by: nil if it limits nothing.
+func (g *Gate) consent(ctx context.Context, a *account, now time.Time, bound bool) (*terms, enforce.Reason) {
+	t := a.terms.Load()
+	if t == nil {
+		if !a.pair.known.Load() && !a.pair.await(ctx) && g.options.Required {
+			return nil, enforce.PolicyUnavailable
+		}
+		t = a.terms.Load()
+	}
+	if t == nil {
+		return nil, enforce.Allowed
+	}
+	reason := a.admit(t, now)
+	if reason == enforce.Allowed && t.total != noTotal && a.usedUp(t) {
+		a.exceeded(now, g.offer(bound))
+		return t, enforce.OverLimit
+	}
+	return t, reason
+}
+
+// take counts the call.
+func (g *Gate) take(ctx context.Context, a *account, t *terms, now time.Time, bound bool) enforce.Reason {
+	if t.total == noTotal || a.count(t) {
+		return enforce.Allowed
+	}
+	reason := a.countWaiting(ctx, t)
+	if reason == enforce.OverLimit {
+		a.exceeded(now, g.offer(bound))
+	}
+	return reason
 }
 
 func (g *Gate) offer(bound bool) offer {

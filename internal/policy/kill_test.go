@@ -45,7 +45,7 @@ func callUntilKilled(path string) error {
 		all.Go(func() {
 			for i := worker; over.Load() < 1000; i++ {
 				invoker := fmt.Sprintf("i%d", i%killInvokers)
-				switch gate.Grant(invoker).Admit(context.Background(), time.Now(), false) {
+				switch admit(gate, invoker, context.Background(), time.Now(), false) {
 				case enforce.Allowed:
 					fmt.Fprintln(os.Stdout, invoker) // unbuffered: one write each
 				case enforce.OverLimit:

@@ -22,7 +22,7 @@ type pair struct {
 	shards [pairShards]pairShard
 
 	mu      sync.Mutex // guards what follows; before those of shards
-	rules   atomic.Pointer[Rules]
+	rules   atomic.Pointer[ruleset]
 	fetched bool
 	failing bool
 	first   chan struct{} // closed after the first try to read
@@ -49,10 +49,9 @@ func (p *pair) account(invoker string) *account {
 	defer s.mu.Unlock()
 	a := s.m[invoker]
 	if a == nil {
-		a = &account{pair: p, invoker: invoker}
-		// Within the shard's lock: set looks at every account after it has
+		// Within the shard's lock: setLocked looks at every account after it has
 		// changed the rules.
-		a.terms.Store(newTerms(p.rules.Load().of(invoker), nil))
+		a = newAccount(p, invoker, p.rules.Load().of(invoker))
 		s.m[invoker] = a
 		p.table.stats.accounts.Add(1)
 	}
@@ -101,18 +100,16 @@ func (p *pair) configure(s Source, ok bool) {
 // setLocked puts rules in force for every account, also for those that are just
 // being made.
 func (p *pair) setLocked(rules *Rules) {
-	old := p.rules.Swap(rules)
-	if old.Equal(rules) {
+	if p.rules.Load().rules.Equal(rules) {
 		return
 	}
+	set := newRuleset(rules)
+	p.rules.Store(set)
 	for i := range p.shards {
 		s := &p.shards[i]
 		s.mu.Lock()
 		for invoker, a := range s.m {
-			rule, was := rules.of(invoker), a.terms.Load()
-			if was == nil || !was.rule.equal(rule) {
-				a.terms.Store(newTerms(rule, was))
-			}
+			a.set(set.of(invoker))
 		}
 		s.mu.Unlock()
 	}

@@ -127,7 +127,7 @@ func (t *Table) read(s *Settings, p *pair) error {
 		return fmt.Errorf("aefId %s, apiId %s: %w", p.id.AEF, p.id.API, err)
 	}
 	rules := rulesOf(list)
-	if !p.known.Load() || p.failing || !rules.Equal(p.rules.Load()) {
+	if !p.known.Load() || p.failing || !rules.Equal(p.rules.Load().rules) {
 		t.log().Info("access control policy read", "aef_id", p.id.AEF, "api_id", p.id.API, "api_invokers", len(list))
 	}
 	p.failing = false
@@ -144,7 +144,7 @@ func (p *pair) noneLocked(err error) bool {
 	if !errors.As(err, &e) || e.Class() != coreclient.NotFound {
 		return false
 	}
-	return e.InCoreShape || p.rules.Load() == nil
+	return e.InCoreShape || p.rules.Load().rules == nil
 }
 
 // rulesOf makes rules of the core's list; nil if it is empty. Of two policies for

@@ -87,7 +87,7 @@ func TestNeverRead(t *testing.T) {
 		requiring := s.table.Gate(GateOptions{AEF: api.AEF, APIs: []string{api.API}, Required: true})
 		required := func(want enforce.Reason) {
 			t.Helper()
-			if got := requiring.Grant("i").Admit(t.Context(), time.Now(), true); got != want {
+			if got := admit(requiring, "i", t.Context(), time.Now(), true); got != want {
 				t.Errorf("where the policy is required: got %v; want %v", got, want)
 			}
 		}
@@ -168,7 +168,7 @@ func TestFailedReads(t *testing.T) {
 				s.table.Poke()
 				time.Sleep(2 * gather)
 				requiring := s.table.Gate(GateOptions{AEF: api.AEF, APIs: []string{api.API}, Required: true})
-				if got := requiring.Grant("i").Admit(t.Context(), time.Now(), true); got != tt.want {
+				if got := admit(requiring, "i", t.Context(), time.Now(), true); got != tt.want {
 					t.Errorf("got %v; want %v", got, tt.want)
 				}
 				if got := len(s.alarms.List()) > 0; got != tt.alarm {
@@ -200,7 +200,7 @@ func TestConfigurationInForce(t *testing.T) {
 // TestLaterPolicyCounts: of two for one API invoker.
 func TestLaterPolicyCounts(t *testing.T) {
 	rules := rulesOf([]coreclient.Policy{limited("i", 1), limited("i", 2)})
-	if got := *rules.of("i").Total; got != 2 {
+	if got := *rules.Single["i"].Total; got != 2 {
 		t.Errorf("got %d; want 2", got)
 	}
 	if rulesOf(nil) != nil {

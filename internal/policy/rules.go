@@ -5,8 +5,6 @@ import (
 	"math"
 	"slices"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 // Rule is what one API invoker may do at one API. Nil and empty limit nothing.
@@ -40,16 +38,6 @@ type Rules struct {
 	Single map[string]*Rule
 }
 
-func (r *Rules) of(invoker string) *Rule {
-	if r == nil {
-		return nil
-	}
-	if rule, ok := r.Single[invoker]; ok {
-		return rule
-	}
-	return r.All
-}
-
 // Equal reports whether two policies say the same.
 func (r *Rules) Equal(o *Rules) bool {
 	if r == nil || o == nil {
@@ -66,43 +54,63 @@ func Block(total int64) int64 { return min(max(total/20, 1), 10_000) }
 // noTotal stands for a policy that does not limit the total.
 const noTotal = math.MaxInt64
 
-// terms are a rule made ready for the hot path. They never change; only the
-// limiter's state does.
+// terms are a rule made ready for the hot path. They never change, and all whom
+// the rule is for share them, so that they are near whoever calls.
 type terms struct {
-	rule    *Rule
-	total   int64 // noTotal for none
-	block   int64
-	limiter *rate.Limiter // nil for none
-	spans   []span        // nil for any time
+	rule      *Rule
+	total     int64 // noTotal for none
+	block     int64
+	perSecond int    // noRate for none
+	spans     []span // nil for any time
 }
+
+// noRate stands for a policy that does not limit the rate.
+const noRate = -1
 
 // span is a range in Unix nanoseconds.
 type span struct{ start, stop int64 }
 
-// newTerms makes terms of a rule, nil of one that limits nothing. The limiter of
-// the terms before goes on, so that replacing a policy fills no bucket.
-func newTerms(rule *Rule, old *terms) *terms {
+// newTerms makes terms of a rule, nil of one that limits nothing.
+func newTerms(rule *Rule) *terms {
 	if rule == nil || (rule.Total == nil && rule.PerSecond == nil && len(rule.Ranges) == 0) {
 		return nil
 	}
-	t := &terms{rule: rule, total: noTotal}
+	t := &terms{rule: rule, total: noTotal, perSecond: noRate}
 	if rule.Total != nil {
 		t.total, t.block = *rule.Total, Block(*rule.Total)
 	}
 	if rule.PerSecond != nil {
-		perSecond := int(min(*rule.PerSecond, math.MaxInt32))
-		if old != nil && old.limiter != nil {
-			t.limiter = old.limiter
-			t.limiter.SetLimit(rate.Limit(perSecond))
-			t.limiter.SetBurst(perSecond)
-		} else {
-			t.limiter = rate.NewLimiter(rate.Limit(perSecond), perSecond)
-		}
+		t.perSecond = int(min(*rule.PerSecond, math.MaxInt32))
 	}
 	for _, r := range rule.Ranges {
 		t.spans = append(t.spans, span{nanoseconds(r.Start, math.MinInt64), nanoseconds(r.Stop, math.MaxInt64)})
 	}
 	return t
+}
+
+// ruleset is a policy with its terms.
+type ruleset struct {
+	rules  *Rules
+	all    *terms
+	single map[string]*terms
+}
+
+func newRuleset(rules *Rules) *ruleset {
+	if rules == nil {
+		return &ruleset{}
+	}
+	r := &ruleset{rules: rules, all: newTerms(rules.All), single: make(map[string]*terms, len(rules.Single))}
+	for invoker, rule := range rules.Single {
+		r.single[invoker] = newTerms(rule)
+	}
+	return r
+}
+
+func (r *ruleset) of(invoker string) *terms {
+	if t, ok := r.single[invoker]; ok {
+		return t
+	}
+	return r.all
 }
 
 // nanoseconds is open for a zero time, and for one that int64 cannot hold, which
@@ -121,9 +129,6 @@ func nanoseconds(t time.Time, open int64) int64 {
 }
 
 func (t *terms) inTime(now int64) bool {
-	if t.spans == nil {
-		return true
-	}
 	for i := range t.spans {
 		if t.spans[i].start <= now && now < t.spans[i].stop {
 			return true

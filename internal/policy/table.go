@@ -208,12 +208,13 @@ func (t *Table) log() *slog.Logger {
 	return s.Logger
 }
 
-func (t *Table) warn(message string, a *account, err error) {
+// warn says that the count of an account cannot be kept.
+func (t *Table) warn(a *account, err error) {
 	level := slog.LevelWarn
 	if errors.Is(err, revocation.ErrNotDurable) || errors.Is(err, revocation.ErrNotReady) {
 		level = slog.LevelDebug // the ledger says so itself, once
 	}
-	t.log().Log(context.Background(), level, message, "api_invoker_id", a.invoker, "aef_id", a.pair.id.AEF, "api_id", a.pair.id.API, "error", err)
+	t.log().Log(context.Background(), level, "count of calls cannot be kept", "api_invoker_id", a.invoker, "aef_id", a.pair.id.AEF, "api_id", a.pair.id.API, "error", err)
 }
 
 func (t *Table) pair(id Pair) *pair {
@@ -226,6 +227,7 @@ func (t *Table) pairLocked(id Pair) *pair {
 	p := t.pairs[id]
 	if p == nil {
 		p = &pair{table: t, id: id, seed: maphash.MakeSeed(), first: make(chan struct{})}
+		p.rules.Store(newRuleset(nil))
 		for i := range p.shards {
 			p.shards[i].m = make(map[string]*account)
 		}

@@ -151,7 +151,7 @@ func TestDiskHangs(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		if got := s.gate.Grant("i").Admit(ctx, time.Now(), true); got != enforce.PolicyUnavailable || time.Since(before) != reserveWait+time.Millisecond {
+		if got := admit(s.gate, "i", ctx, time.Now(), true); got != enforce.PolicyUnavailable || time.Since(before) != reserveWait+time.Millisecond {
 			t.Errorf("got %v after %v; want it refused when the caller has gone", got, time.Since(before))
 		}
 	})
@@ -166,7 +166,7 @@ func TestReplacedWhileCounting(t *testing.T) {
 		pass := func(n int) int {
 			passed := 0
 			for range n {
-				if grant.Admit(t.Context(), time.Now(), true) == enforce.Allowed {
+				if s.gate.Admit(t.Context(), grant, time.Now(), true) == enforce.Allowed {
 					passed++
 				}
 			}
@@ -332,7 +332,7 @@ func TestUnboundIsNotRevoked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScene(t, total(1))
 		defer s.stop()
-		unbound := func(g *Gate) enforce.Reason { return g.Grant("i").Admit(t.Context(), time.Now(), false) }
+		unbound := func(g *Gate) enforce.Reason { return admit(g, "i", t.Context(), time.Now(), false) }
 		if got := unbound(s.gate); got != enforce.Allowed {
 			t.Fatalf("got %v; want it allowed", got)
 		}
@@ -459,7 +459,7 @@ func TestSeveralAPIs(t *testing.T) {
 		both := s.table.Gate(GateOptions{AEF: "aef", APIs: []string{"api", "other"}, Trigger: s.triggers})
 		passed := 0
 		for range 20 {
-			if both.Grant("i").Admit(t.Context(), time.Now(), true) == enforce.Allowed {
+			if admit(both, "i", t.Context(), time.Now(), true) == enforce.Allowed {
 				passed++
 			}
 		}
