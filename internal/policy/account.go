@@ -47,16 +47,17 @@ type account struct {
 	rated   bool // limiter is in use; guarded by the pair's shard
 
 	mu         sync.Mutex
-	flight     *flight // the one change of the ledger on its way
-	generation uint64  // of the count in the ledger
-	resets     uint64  // lifts since the start: a flight begun before one is void
+	flight     *flight       // the one change of the ledger on its way
+	next       func(*flight) // comes after it, nil for nothing
+	generation uint64        // of the count in the ledger
+	resets     uint64        // lifts since the start: a flight begun before one is void
 	frozen     bool
 
 	// To 256 bytes: Go aligns objects of this size to cache lines.
 	_ [accountPadding]byte
 }
 
-const accountPadding = 40
+const accountPadding = 32
 
 // flight is one change of the ledger that calls may wait for.
 type flight struct {
@@ -165,14 +166,33 @@ func (a *account) begin(change func(*flight)) *flight {
 	if a.flight != nil {
 		return a.flight
 	}
+	return a.beginLocked(change)
+}
+
+// queue starts a change of the ledger, after the one on its way.
+func (a *account) queue(change func(*flight)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.flight != nil {
+		a.next = change
+		return
+	}
+	a.beginLocked(change)
+}
+
+func (a *account) beginLocked(change func(*flight)) *flight {
 	f := &flight{done: make(chan struct{}), resets: a.resets}
 	if a.frozen || !a.pair.table.work(func() {
 		change(f)
 		a.mu.Lock()
+		defer a.mu.Unlock()
+		close(f.done)
 		a.flight = nil
 		a.ahead.Store(false)
-		a.mu.Unlock()
-		close(f.done)
+		if next := a.next; next != nil {
+			a.next = nil
+			a.beginLocked(next)
+		}
 	}) {
 		f.err = errStopped
 		close(f.done)
@@ -253,10 +273,15 @@ func (a *account) save(f *flight, c revocation.Count) error {
 // for a revocation, once until a lift or a higher total. A later call tries
 // again what failed.
 func (a *account) exceeded(now time.Time, o offer) {
-	if a.noted.Load() && (a.asked.Load() || o.trigger == nil || now.UnixNano()-a.offered.Load() < int64(offerAgain)) {
+	if a.noted.Load() && !a.offers(now, o) {
 		return
 	}
-	a.begin(func(f *flight) { a.note(f, now, o) })
+	a.queue(func(f *flight) { a.note(f, now, o) })
+}
+
+// offers says whether it is time to ask for a revocation.
+func (a *account) offers(now time.Time, o offer) bool {
+	return o.trigger != nil && !a.asked.Load() && now.UnixNano()-a.offered.Load() >= int64(offerAgain)
 }
 
 func (a *account) note(f *flight, now time.Time, o offer) {
@@ -272,7 +297,7 @@ func (a *account) note(f *flight, now time.Time, o offer) {
 		a.setNoted(true)
 		a.pair.table.log().Info("total of calls used up", "api_invoker_id", a.invoker, "aef_id", a.pair.id.AEF, "api_id", a.pair.id.API, "total", t.total)
 	}
-	if a.asked.Load() || o.trigger == nil {
+	if !a.offers(now, o) {
 		return
 	}
 	a.offered.Store(now.UnixNano())
