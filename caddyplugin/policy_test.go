@@ -262,6 +262,7 @@ func TestPolicyFollowsTheCore(t *testing.T) {
 	// Without a list, and by a hint that anybody could have sent.
 	silent := core.SwallowNotifications()
 	set(50)
+	b.poll(func() bool { return silent.Hits() > 0 })
 	silent.Clear()
 	one.want("/location/1", http.StatusForbidden, "over-limit")
 	response, err := core.Client(nil).Post("https://"+b.a.Callback+hintPath, "application/json", strings.NewReader(`{"subscriptionId":"x","events":"ACCESS_CONTROL_POLICY_UNAVAILABLE","eventDetail":{"accCtrlPolList":{"apiId":"`+testbed.APIID+`","apiInvokerPolicies":[]}}}`))

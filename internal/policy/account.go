@@ -321,10 +321,7 @@ func (a *account) reset() {
 func (a *account) resetLocked() {
 	a.resets++
 	a.loaded.Store(false)
-	a.reserved.Store(0) // before used: nothing passes in between
-	if !a.frozen {
-		a.used.Store(0)
-	}
+	a.reserved.Store(0) // until it is loaded again
 	a.setNoted(false)
 	a.asked.Store(false)
 	a.offered.Store(0)
