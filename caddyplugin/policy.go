@@ -6,10 +6,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/caddy-capif/aef/internal/autotrigger"
 	"github.com/caddy-capif/aef/internal/denycache"
 	"github.com/caddy-capif/aef/internal/enforce"
 	"github.com/caddy-capif/aef/internal/policy"
-	"github.com/caddy-capif/aef/internal/revocation"
 )
 
 // Policy is the access control policy of an API (TS 29.222 8.6): how often and
@@ -210,16 +210,18 @@ func (e *Enforce) admit(ctx context.Context, entry *denycache.Entry, now time.Ti
 }
 
 // overlimitTrigger has the authorization of an API invoker revoked that has
-// exceeded its total.
+// exceeded its total, within the budget of automatic triggers.
 type overlimitTrigger struct{ app *App }
 
 // TriggerOverlimit implements policy.Trigger.
 func (t *overlimitTrigger) TriggerOverlimit(ctx context.Context, o policy.Overlimit) bool {
-	_, err := t.app.state.ledger.Trigger(ctx, revocation.Trigger{
+	outcome, err := t.app.state.triggers.RequestAndWait(ctx, autotrigger.Call{
 		Invoker: o.Invoker, AEF: o.AEF, APIs: []string{o.API}, Cause: causeOverlimit,
-		Reason: fmt.Sprintf("all %d calls of the access control policy were used", o.Total), RequestedBy: "policy", Hold: true,
+		Reason:      fmt.Sprintf("all %d calls of the access control policy were used", o.Total),
+		RequestedBy: "policy", Bound: o.Bound,
+		AllowUnbound: true, // the gate offers no other: see policy.GateOptions
 	})
-	return err == nil
+	return err == nil && (outcome == autotrigger.Accepted || outcome == autotrigger.Already)
 }
 
 // causeOverlimit is a cause of TS 29.222 8.5.4.2.5.

@@ -205,13 +205,14 @@ func (s *state) release(a *App) error {
 func (s *state) Destruct() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), policyStopTimeout)
+	defer cancel()
+	stopped := s.policy.Stop(ctx) // before the guard that it asks, and the ledger
 	s.triggers.Stop()
 	s.events.Stop()
 	s.context.Stop()
 	s.outbox.Stop()
-	ctx, cancel := context.WithTimeout(context.Background(), policyStopTimeout)
-	defer cancel()
-	err := errors.Join(s.policy.Stop(ctx), s.ledger.Close())
+	err := errors.Join(stopped, s.ledger.Close())
 	if err != nil {
 		return errors.Join(errors.New("capif: the ledger did not close cleanly"), err)
 	}
