@@ -55,11 +55,15 @@ func (c *policyCaller) at(path string) (int, string) {
 	c.b.t.Helper()
 	if !c.b.a.MutualTLS {
 		status, body, err := c.b.a.Call(c.b.ctx, path, c.token)
-		must(c.b.t, err)
+		if err != nil {
+			c.b.t.Error(err) // also from goroutines
+		}
 		return status, string(body)
 	}
 	status, body, err := c.Call(c.b.ctx, nil, "https://"+c.b.a.API+path, c.token)
-	must(c.b.t, err)
+	if err != nil {
+		c.b.t.Error(err)
+	}
 	return status, body
 }
 
@@ -286,15 +290,18 @@ func TestPolicyOverReload(t *testing.T) {
 	text, err := b.a.Caddyfile()
 	must(t, err)
 	must(t, b.caddy.Reload(b.ctx, text))
+	testbed.CloseIdleConnections() // Caddy is closing them
 	if got := one.passes("/location/1", 20); got != 20 {
 		t.Fatalf("after a reload: got %d passed; want 20", got)
 	}
 	must(t, b.caddy.Stop())
+	testbed.CloseIdleConnections()
 	b.caddy = b.start(b.a)
 	if got := one.passes("/location/1", 10); got != 10 {
 		t.Fatalf("after a restart: got %d passed; want 10", got)
 	}
 	must(t, b.caddy.Kill())
+	testbed.CloseIdleConnections()
 	b.caddy = b.start(b.a)
 	if got := one.passes("/location/1", 50); got < 10-60/20 || got > 10 {
 		t.Errorf("after a kill: got %d passed; want 7 to 10", got)
