@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/compose-spec/compose-go/v2/cli"
+	composetypes "github.com/compose-spec/compose-go/v2/types"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
@@ -242,5 +244,38 @@ func TestSystemd(t *testing.T) {
 		case !ok || section != "[Service]" || !slices.Contains(known, key):
 			t.Errorf("got %q in %s; want a setting of [Service] that was checked", line, section)
 		}
+	}
+}
+
+// TestCompose: compose-go takes the file strictly, and the AEFs start with what
+// the quickstart writes.
+func TestCompose(t *testing.T) {
+	options, err := cli.NewProjectOptions([]string{"compose.yaml"}, cli.WithoutEnvironmentResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	project, err := options.LoadProject(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cast, ok := project.Services["cast"]
+	if !ok || !slices.Contains(cast.Command, "-external") {
+		t.Fatalf("got %v; want the quickstart with -external", cast.Command)
+	}
+	shared := cast.Command[slices.Index(cast.Command, "-external")+1]
+	for _, name := range []string{"aef-a", "aef-b"} {
+		s := project.Services[name]
+		if s.NetworkMode != "service:cast" || s.Build == nil || filepath.Base(s.Build.Dockerfile) != "Dockerfile" {
+			t.Errorf("%s: got %+v; want the image of the Dockerfile in the network of cast", name, s)
+		}
+		if file := shared + "/capif-quickstart/" + name + "/Caddyfile"; !strings.Contains(strings.Join(s.Command, " "), file) {
+			t.Errorf("%s: got %v; want %s started", name, s.Command, file)
+		}
+		if !slices.ContainsFunc(s.Volumes, func(v composetypes.ServiceVolumeConfig) bool { return v.Source == "cast" && v.Target == shared }) {
+			t.Errorf("%s: got %v; want the volume of cast at %s", name, s.Volumes, shared)
+		}
+	}
+	if user := "USER " + cast.User + "\n"; !strings.Contains(string(read(t, "Dockerfile")), user) {
+		t.Errorf("got no %q in the Dockerfile; want the AEFs to run as the user of cast", user)
 	}
 }

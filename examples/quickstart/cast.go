@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -30,6 +31,9 @@ type castOptions struct {
 	stay    bool
 	kind    kind
 	observe func(coretest.Event)
+	// external is the folder that others start the Caddys from; "" starts them
+	// here.
+	external string
 }
 
 // cast is everyone who takes part. All of it ends with stop.
@@ -49,9 +53,9 @@ type exposer struct {
 
 // startCast starts everyone. If that fails, or ctx ends, nothing is left.
 func startCast(ctx context.Context, o castOptions, out *printer) (*cast, error) {
-	dir, err := os.MkdirTemp("", "capif-quickstart-")
+	dir, err := folder(o.external)
 	if err != nil {
-		return nil, fmt.Errorf("making a temporary folder: %w", err)
+		return nil, fmt.Errorf("making a folder: %w", err)
 	}
 	c := &cast{kind: o.kind, dir: dir}
 	err = c.start(ctx, o, out)
@@ -59,6 +63,20 @@ func startCast(ctx context.Context, o castOptions, out *printer) (*cast, error) 
 		return nil, errors.Join(err, c.stop())
 	}
 	return c, nil
+}
+
+// folder makes the folder of a walk, which is removed at its end: a temporary one,
+// or one in external whose name others know.
+func folder(external string) (string, error) {
+	if external == "" {
+		return os.MkdirTemp("", "capif-quickstart-")
+	}
+	dir := filepath.Join(external, "capif-quickstart")
+	err := os.RemoveAll(dir) // of a walk that was killed
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Mkdir(dir, 0o700)
 }
 
 func (c *cast) start(ctx context.Context, o castOptions, out *printer) error {
@@ -88,7 +106,11 @@ func (c *cast) start(ctx context.Context, o castOptions, out *printer) error {
 	for _, e := range []*exposer{c.a, c.b} {
 		group.Go(func() error {
 			var err error
-			e.caddy, err = e.Start(starting)
+			if o.external != "" {
+				e.caddy, err = e.Attach(starting)
+			} else {
+				e.caddy, err = e.Start(starting)
+			}
 			return err
 		})
 	}
@@ -97,7 +119,11 @@ func (c *cast) start(ctx context.Context, o castOptions, out *printer) error {
 		return err
 	}
 	for _, e := range []*exposer{c.a, c.b} {
-		out.fact("AEF "+e.ID, fmt.Sprintf("http://%s, Caddy in process %d", e.API, e.caddy.PID()))
+		where := "started by others"
+		if pid := e.caddy.PID(); pid > 0 {
+			where = fmt.Sprintf("Caddy in process %d", pid)
+		}
+		out.fact("AEF "+e.ID, fmt.Sprintf("http://%s, %s", e.API, where))
 	}
 	if !c.kind.hints {
 		return nil

@@ -10,7 +10,9 @@
 //
 // It ends with 0 if every step came out as it must, with 130 after Ctrl-C, and
 // otherwise with 1 and what was expected. With -stay it stays up and prints
-// commands to play with. With -core opencapif or -core oran the core behaves, and
+// commands to play with. With -external <folder> it starts no Caddys, but writes
+// their configurations there and waits for Caddys that others start with them, as
+// examples/deploy/compose.yaml does. With -core opencapif or -core oran the core behaves, and
 // misbehaves, as one of those in the field: the first announces a revoke to other
 // AEFs without saying whose, the second says nothing.
 package main
@@ -52,6 +54,8 @@ func main() {
 type options struct {
 	stay bool
 	core string // the kind of core
+	// external is a folder; the Caddys are started by others.
+	external string
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -60,6 +64,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	flags.BoolVar(&o.stay, "stay", false, "stay up after the walk and print commands to play with, until Ctrl-C")
 	flags.StringVar(&o.core, "core", kinds[0].name, "the kind of core: "+kindNames())
+	flags.StringVar(&o.external, "external", "", "a `folder`: start no Caddys, write their Caddyfiles there and wait for others to start them")
 	err := flags.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		return exitOK
@@ -86,7 +91,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ctx, cancel := context.WithCancel(interrupted)
 	defer cancel()
 	out := newPrinter(stdout, cancel)
-	err = play(ctx, castOptions{stay: o.stay, kind: core}, out)
+	err = play(ctx, castOptions{stay: o.stay, kind: core, external: o.external}, out)
 	out.close()
 	switch {
 	case interrupted.Err() != nil:

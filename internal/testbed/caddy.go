@@ -95,6 +95,29 @@ func StartCaddy(ctx context.Context, options CaddyOptions) (*Caddy, error) {
 	return c, nil
 }
 
+// AttachCaddy writes the Caddyfile and waits until somebody else has started a
+// Caddy with it: in a container, say. Stop and Kill then leave it alone, Log is
+// empty, and PID is 0.
+func AttachCaddy(ctx context.Context, options CaddyOptions) (*Caddy, error) {
+	c := &Caddy{
+		options: options,
+		output:  new(tail),
+		exited:  make(chan struct{}),
+		http:    &http.Client{Transport: &http.Transport{Proxy: nil}, Timeout: startDeadline},
+	}
+	// A reader must not see half of it.
+	written := filepath.Join(options.Dir, "Caddyfile")
+	err := os.WriteFile(written+".new", []byte(options.Caddyfile), 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("waiting for caddy %s: %w", options.Name, err)
+	}
+	err = os.Rename(written+".new", written)
+	if err != nil {
+		return nil, fmt.Errorf("waiting for caddy %s: %w", options.Name, err)
+	}
+	return c, c.waitReady(ctx)
+}
+
 // waitReady polls until the configuration is in force: the admin endpoint comes
 // up before it, so it is asked for the running one.
 func (c *Caddy) waitReady(ctx context.Context) error {
@@ -113,7 +136,7 @@ func (c *Caddy) waitReady(ctx context.Context) error {
 		var config json.RawMessage
 		status, err := c.Admin(ctx, http.MethodGet, "/config/", nil, &config)
 		if err == nil && status == http.StatusOK && !bytes.Equal(bytes.TrimSpace(config), []byte("null")) &&
-			strings.Contains(c.Log(), "serving initial configuration") {
+			(c.cmd == nil || strings.Contains(c.Log(), "serving initial configuration")) {
 			return nil
 		}
 	}
@@ -182,11 +205,20 @@ func (c *Caddy) Log() string { return c.output.String() }
 func (c *Caddy) Exited() <-chan struct{} { return c.exited }
 
 // PID returns the id of the process.
-func (c *Caddy) PID() int { return c.cmd.Process.Pid }
+func (c *Caddy) PID() int {
+	if c.cmd == nil {
+		return 0
+	}
+	return c.cmd.Process.Pid
+}
 
 // Stop ends the process in order, by closing its standard input, and waits. A
 // process that does not end is killed, which is an error.
 func (c *Caddy) Stop() error {
+	if c.cmd == nil {
+		c.http.CloseIdleConnections()
+		return nil
+	}
 	_ = c.stdin.Close()
 	timer := time.NewTimer(stopDeadline)
 	defer timer.Stop()
@@ -201,6 +233,9 @@ func (c *Caddy) Stop() error {
 
 // Kill ends the process as kill -9 does, and waits.
 func (c *Caddy) Kill() error {
+	if c.cmd == nil {
+		return c.Stop()
+	}
 	err := c.cmd.Process.Kill()
 	if errors.Is(err, os.ErrProcessDone) {
 		err = nil

@@ -238,6 +238,16 @@ func (a *AEF) Start(ctx context.Context) (*Caddy, error) {
 	return StartCaddy(ctx, CaddyOptions{Name: a.ID, Dir: a.Dir, Caddyfile: caddyfile, AdminAddress: a.Admin})
 }
 
+// Attach writes the configuration of the AEF and waits for a Caddy that somebody
+// else starts with it.
+func (a *AEF) Attach(ctx context.Context) (*Caddy, error) {
+	caddyfile, err := a.Caddyfile()
+	if err != nil {
+		return nil, err
+	}
+	return AttachCaddy(ctx, CaddyOptions{Name: a.ID, Dir: a.Dir, Caddyfile: caddyfile, AdminAddress: a.Admin})
+}
+
 // Call sends a call with a token to the service API of the AEF and returns the
 // status and the body.
 func (a *AEF) Call(ctx context.Context, path, token string) (int, []byte, error) {
