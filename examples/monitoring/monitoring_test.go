@@ -259,9 +259,11 @@ func (s *scene) wantSeries(what, query string) {
 	s.t.Helper()
 	var last error
 	var got struct{ Result []struct{ Value [2]any } }
+	ticker := time.NewTicker(200 * time.Millisecond)
+	defer ticker.Stop()
 	for first := true; first || time.Now().Before(s.deadline); first = false {
 		if !first {
-			time.Sleep(200 * time.Millisecond)
+			<-ticker.C
 		}
 		got.Result = nil
 		last = s.get("query", url.Values{"query": {query}}, &got)

@@ -60,7 +60,7 @@ func (m *memory) Reserve(_ context.Context, ref revocation.CountRef, c revocatio
 	delay := m.delay
 	m.mu.Unlock()
 	if delay > 0 {
-		time.Sleep(delay) // within synctest: no real time passes
+		<-time.After(delay) // within synctest: no real time passes
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
