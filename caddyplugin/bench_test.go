@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -278,6 +279,54 @@ func BenchmarkHandler(b *testing.B) {
 	})
 }
 
+// BenchmarkHandlerBesideGet takes turns: a batch of calls, a batch of bare Gets of
+// ristretto. The medians of many short batches, and above all that of their
+// ratios, also mean something on a machine that others use. One op is a call
+// and a Get.
+func BenchmarkHandlerBesideGet(b *testing.B) {
+	for _, tokens := range []int{1, 10_000} {
+		b.Run(fmt.Sprintf("tokens=%d", tokens), func(b *testing.B) {
+			bed := newBench(b)
+			headers := headersOf(bed.requests(b, tokens))
+			r, w := bed.request("x"), httptest.NewRecorder()
+			header := r.Header["Authorization"] // changed in place: a map costs as much as a Get
+			get := newBareGet(b, tokens)
+			const batch = 500
+			var calls, gets, ratios []float64
+			done := 0
+			for b.Loop() {
+				if done++; done%batch != 0 {
+					continue
+				}
+				start := time.Now()
+				for i := range batch {
+					header[0] = headers[(done+i)%tokens][0]
+					_ = bed.handler.ServeHTTP(w, r, called)
+				}
+				middle := time.Now()
+				for i := range batch {
+					get((done + i) % tokens)
+				}
+				end := time.Now()
+				calls = append(calls, float64(middle.Sub(start))/batch)
+				gets = append(gets, float64(end.Sub(middle))/batch)
+				ratios = append(ratios, calls[len(calls)-1]/gets[len(gets)-1])
+			}
+			b.ReportMetric(median(calls), "ns/call")
+			b.ReportMetric(median(gets), "ns/get")
+			b.ReportMetric(median(ratios), "ratio")
+		})
+	}
+}
+
+func median(values []float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
 func headersOf(requests []*http.Request) [][]string {
 	headers := make([][]string, len(requests))
 	for i, r := range requests {
@@ -293,13 +342,21 @@ func (w *nullWriter) Write(p []byte) (int, error) { return len(p), nil }
 func (w *nullWriter) WriteHeader(int)             {}
 
 func bareGet(b *testing.B, n int) {
+	get := newBareGet(b, n)
+	for i := 0; b.Loop(); i++ {
+		get(i % n)
+	}
+}
+
+// newBareGet fills a ristretto of its own and returns a Get of its nth key.
+func newBareGet(b *testing.B, n int) func(int) {
 	cache, err := ristretto.NewCache(&ristretto.Config[uint64, *denycache.Entry]{
 		NumCounters: 1_000_000, MaxCost: 100_000, BufferItems: 64, IgnoreInternalCost: true,
 	})
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer cache.Close()
+	b.Cleanup(cache.Close)
 	keys := make([]uint64, n)
 	for i := range keys {
 		keys[i] = uint64(i) * 0x9e3779b97f4a7c15
@@ -308,7 +365,5 @@ func bareGet(b *testing.B, n int) {
 		}
 	}
 	cache.Wait()
-	for i := 0; b.Loop(); i++ {
-		cache.Get(keys[i%n])
-	}
+	return func(i int) { cache.Get(keys[i]) }
 }

@@ -17,6 +17,14 @@
 // A verdict that is no longer current is refreshed in place by one atomic
 // store ([Entry.Stamp]), never by a second Set, which ristretto may lose.
 //
+// # Memory
+//
+// It holds at most so many tokens as it was made for. Entries whose time is over
+// leave as new ones come: each Put takes out a few of them, so no hit looks at
+// a clock of ristretto's and no goroutine sweeps. Where nothing new comes, old
+// entries stay, within the bound. One whose key is forgotten (at most twice the
+// bound are noted) leaves as ristretto's policy wants.
+//
 // # Life
 //
 // A cache is never closed while a call can be in flight, for ristretto panics
@@ -25,6 +33,7 @@
 package denycache
 
 import (
+	"encoding/binary"
 	"fmt"
 	"hash/maphash"
 	"runtime"
@@ -49,14 +58,11 @@ const (
 )
 
 // Entry is what is known about one token at one route. All but the verdict is
-// fixed when it is made.
+// fixed when it is made. What a hit reads stands first, side by side.
 type Entry struct {
 	Token   string // the whole token, compared on every hit
 	Route   ID
 	KeySet  ID
-	Invoker string
-	User    any // Invoker, boxed once so that handing it on costs nothing
-	Digest  [32]byte
 	Expires int64 // Unix seconds, without leeway
 	// NotBefore is in Unix seconds, without leeway; 0 is none.
 	NotBefore int64
@@ -66,6 +72,10 @@ type Entry struct {
 	context atomic.Pointer[Context]
 	// attached is what the caller keeps with the entry.
 	attached atomic.Value
+
+	User    any // Invoker, boxed once so that handing it on costs nothing
+	Invoker string
+	Digest  [32]byte
 }
 
 // Attach keeps v with the entry, so that a later hit need not look it up. All
@@ -144,6 +154,7 @@ type Cache struct {
 	store *ristretto.Cache[uint64, *Entry]
 	seed  maphash.Seed
 	count *counters
+	ends  ends
 }
 
 type counters struct {
@@ -170,7 +181,7 @@ func New(tokens int64) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("deny cache: %w", err)
 	}
-	c := &Cache{store: store, seed: maphash.MakeSeed(), count: count}
+	c := &Cache{store: store, seed: maphash.MakeSeed(), count: count, ends: ends{since: time.Now()}}
 	runtime.AddCleanup(c, func(store *ristretto.Cache[uint64, *Entry]) { store.Close() }, store)
 	return c, nil
 }
@@ -198,12 +209,20 @@ func (c *Cache) Get(token string, route *ID, keySet ID) *Entry {
 	return e
 }
 
-// Put offers an entry, which is kept no longer than ttl.
+// Put offers an entry that is of use for ttl, and takes out a few of those
+// that no longer are.
 func (c *Cache) Put(e *Entry, ttl time.Duration) {
 	if ttl <= 0 {
 		return
 	}
-	if !c.store.SetWithTTL(c.key(e.Token, &e.Route), e, 1, ttl) {
+	key := c.key(e.Token, &e.Route)
+	over := c.ends.note(key, ttl, 2*c.store.MaxCost())
+	for _, k := range over {
+		if k != 0 {
+			c.store.Del(k)
+		}
+	}
+	if !c.store.Set(key, e, 1) {
 		c.count.dropped.Add(1)
 	}
 	runtime.KeepAlive(c)
@@ -218,10 +237,16 @@ func (c *Cache) Stats() Stats {
 	}
 }
 
+// hashed is how much of a token's end the key is made of: 24 of the bytes of its
+// signature.
+const hashed = 32
+
+// key is made of the token's end. Only verified tokens are put in, and nobody
+// but the core can make two of them whose signatures end alike, so they spread
+// as the whole tokens would. A forged token with the end of another one finds
+// the other's entry and is not equal to it: that is a miss, and a miss changes
+// nothing in the cache. The seed keeps others from aiming at a shard.
 func (c *Cache) key(token string, route *ID) uint64 {
-	h := maphash.String(c.seed, token)
-	for i := range 8 {
-		h ^= uint64(route[i]) << (8 * i)
-	}
-	return h
+	h := maphash.String(c.seed, token[max(0, len(token)-hashed):])
+	return h ^ binary.LittleEndian.Uint64(route[:8])
 }

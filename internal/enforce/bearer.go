@@ -5,7 +5,8 @@ import "strings"
 // Bearer takes the token out of the values of the Authorization header
 // (RFC 6750 2.1). The other ways of RFC 6750 to send a token, in the body or in
 // the query, are not offered: TS 33.122 C.5 names the header. The outcome is
-// [Undecided] if there is a token.
+// [Undecided] if there is a token; that it is one token and no list is seen by
+// [Decider.Decide] where it looks into the token.
 func Bearer(authorization []string) (string, Reason) {
 	switch len(authorization) {
 	case 0:
@@ -14,8 +15,11 @@ func Bearer(authorization []string) (string, Reason) {
 	default:
 		return "", MalformedRequest
 	}
-	const scheme = "bearer"
+	const scheme, usual = "bearer", "Bearer "
 	value := authorization[0]
+	if len(value) > len(usual) && value[:len(usual)] == usual && value[len(usual)] != ' ' {
+		return value[len(usual):], Undecided
+	}
 	if len(value) < len(scheme) || !strings.EqualFold(value[:len(scheme)], scheme) {
 		return "", NoToken
 	}
@@ -26,8 +30,12 @@ func Bearer(authorization []string) (string, Reason) {
 		return "", NoToken // another scheme that begins alike
 	case token == "":
 		return "", MalformedRequest
-	case strings.IndexByte(token, ' ') >= 0, strings.IndexByte(token, ',') >= 0:
-		return "", MalformedRequest
 	}
 	return token, Undecided
+}
+
+// oneToken refuses a list of tokens. No such list is in the cache, for no
+// verified token has either character in it.
+func oneToken(raw string) bool {
+	return strings.IndexByte(raw, ' ') < 0 && strings.IndexByte(raw, ',') < 0
 }

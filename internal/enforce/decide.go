@@ -155,6 +155,9 @@ func (d *Decider) Decide(ctx context.Context, raw string, now time.Time) Decisio
 // verdict to the cache. Only verified tokens get in: forged ones cannot push
 // anything out.
 func (d *Decider) firstSight(ctx context.Context, raw string, now time.Time) Decision {
+	if !oneToken(raw) {
+		return Decision{Reason: MalformedRequest}
+	}
 	t, err := d.verifier.Verify(ctx, raw, now)
 	if err != nil {
 		return Decision{Reason: reasonOf(err), Err: err}

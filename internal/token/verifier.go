@@ -236,10 +236,20 @@ func (v *Verifier) verifySignature(ctx context.Context, a *algorithm, kid string
 // that was verified before; notBefore 0 is none. It returns the same errors as
 // Verify and allocates nothing.
 func (v *Verifier) ValidAt(expires, notBefore int64, now time.Time) error {
-	if now.Add(-v.leeway).Unix() >= expires { // RFC 7519 4.1.4: on or after
+	// In whole seconds and the rest, which costs a third of what two time.Add do.
+	seconds, rest := now.Unix(), time.Duration(now.Nanosecond())
+	whole, part := int64(v.leeway/time.Second), v.leeway%time.Second
+	earliest, latest := seconds-whole, seconds+whole
+	if rest < part {
+		earliest--
+	}
+	if rest+part >= time.Second {
+		latest++
+	}
+	if earliest >= expires { // RFC 7519 4.1.4: on or after
 		return errExpired
 	}
-	if now.Add(v.leeway).Unix() < notBefore {
+	if latest < notBefore {
 		return errNotYetValid
 	}
 	return nil
