@@ -21,9 +21,9 @@ func TestBearer(t *testing.T) {
 		"a space before the scheme":  {[]string{" Bearer abc"}, "", NoToken},
 		"the scheme alone":           {[]string{"Bearer"}, "", MalformedRequest},
 		"the scheme and a space":     {[]string{"Bearer "}, "", MalformedRequest},
-		"two tokens":                 {[]string{"Bearer abc def"}, "", MalformedRequest},
-		"a space at the end":         {[]string{"Bearer abc "}, "", MalformedRequest},
-		"a list":                     {[]string{"Bearer abc,Basic def"}, "", MalformedRequest},
+		"two tokens":                 {[]string{"Bearer abc def"}, "abc def", Undecided},
+		"a space at the end":         {[]string{"Bearer abc "}, "abc ", Undecided},
+		"a list":                     {[]string{"Bearer abc,Basic def"}, "abc,Basic def", Undecided},
 		"two headers":                {[]string{"Bearer abc", "Bearer abc"}, "", MalformedRequest},
 		"two headers, one basic":     {[]string{"Basic abc", "Bearer abc"}, "", MalformedRequest},
 	}

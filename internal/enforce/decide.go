@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/caddy-capif/aef/internal/denycache"
 	"github.com/caddy-capif/aef/internal/revocation"
 	"github.com/caddy-capif/aef/internal/token"
@@ -70,6 +72,7 @@ type Decider struct {
 	verifier Verifier
 	claims   Claims
 	cache    Cache
+	flights  singleflight.Group // verifications under way
 
 	contexts Contexts
 	rule     ContextRule
@@ -135,7 +138,7 @@ func (d *Decider) Decide(ctx context.Context, raw string, now time.Time) Decisio
 	}
 	e := d.cache.Get(raw, &d.id, denycache.ID(keySet))
 	if e == nil {
-		return d.firstSight(ctx, raw, now)
+		return d.firstSight(ctx, raw, &keySet, now)
 	}
 	err := d.verifier.ValidAt(e.Expires, e.NotBefore, now)
 	if err != nil {
@@ -149,31 +152,6 @@ func (d *Decider) Decide(ctx context.Context, raw string, now time.Time) Decisio
 		return Decision{Reason: ContextStale, Entry: e}
 	}
 	return Decision{Reason: Reason(verdict), Entry: e, Cached: true}
-}
-
-// firstSight verifies a token that the cache does not know, and offers the
-// verdict to the cache. Only verified tokens get in: forged ones cannot push
-// anything out.
-func (d *Decider) firstSight(ctx context.Context, raw string, now time.Time) Decision {
-	if !oneToken(raw) {
-		return Decision{Reason: MalformedRequest}
-	}
-	t, err := d.verifier.Verify(ctx, raw, now)
-	if err != nil {
-		return Decision{Reason: reasonOf(err), Err: err}
-	}
-	if !d.inScope(t.Scope) {
-		return Decision{Reason: InsufficientScope, Entry: &denycache.Entry{Invoker: t.Invoker, User: t.Invoker}}
-	}
-	e := &denycache.Entry{
-		Token: raw, Route: d.id, KeySet: denycache.ID(t.KeySetID),
-		Invoker: t.Invoker, User: t.Invoker, Digest: t.Digest,
-		Expires: t.Expires, NotBefore: t.NotBefore,
-	}
-	e.Track(d.claims.Epoch(t.Invoker))
-	reason := d.judge(ctx, e, now)
-	d.cache.Put(e, time.Unix(t.Expires, 0).Add(token.MaxLeeway).Sub(now))
-	return Decision{Reason: reason, Entry: e}
 }
 
 // judge looks up what denies a verified token, and whether the context lists the
