@@ -43,16 +43,22 @@ func (s *slow) Verify(ctx context.Context, raw string, now time.Time) (token.Tok
 type switched struct {
 	epoch  atomic.Uint64
 	denied atomic.Bool
+	hold   chan struct{} // if set, the first lookup is late with its answer
+	held   atomic.Bool
 }
 
 func (*switched) Ready() bool                   { return true }
 func (s *switched) Epoch(string) *atomic.Uint64 { return &s.epoch }
 
 func (s *switched) Covering(string, string, []string, revocation.Digest) revocation.Cover {
+	cover := revocation.CoverNone
 	if s.denied.Load() {
-		return revocation.CoverAuthorization
+		cover = revocation.CoverAuthorization
 	}
-	return revocation.CoverNone
+	if s.hold != nil && !s.held.Swap(true) {
+		<-s.hold
+	}
+	return cover
 }
 
 // forgetful keeps the last entry that it was given, and finds none.
@@ -176,6 +182,26 @@ func TestDenyWhileOthersVerify(t *testing.T) {
 		close(r.verifier.release)
 		r.want(20, AuthorizationRevoked)
 		r.wantVerified(1)
+	})
+}
+
+// The same, with the deny after the other call's lookup.
+func TestDenyWhileAnotherJudges(t *testing.T) {
+	inRush(t, func(r *rush) {
+		close(r.verifier.release)
+		r.claims.hold = make(chan struct{})
+		raw := r.signer.good("inv")
+		r.call(r.t.Context(), 1, raw, now)
+		r.claims.denied.Store(true)
+		r.claims.epoch.Add(1)
+		late := make(chan Decision, 1)
+		go func() { late <- r.decider.Decide(r.t.Context(), raw, now) }()
+		synctest.Wait()
+		close(r.claims.hold)
+		r.want(1, Allowed) // it began before the deny
+		if got := <-late; got.Reason != AuthorizationRevoked {
+			t.Errorf("got %v for a call that began after the deny; want %v", got.Reason, AuthorizationRevoked)
+		}
 	})
 }
 
