@@ -5,6 +5,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +16,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -77,7 +81,7 @@ func newBench(tb testing.TB) *bench {
 	}
 	return &bench{key: key, ledger: st.ledger, policy: st.policy, handler: &Enforce{
 		app:     new(App),
-		decider: decider, answers: newAnswers("aef-1"), counters: st.metrics.forRoute("location"), decided: st.metrics.timings.decide, log: zap.NewNop(),
+		decider: decider, answers: newAnswers("aef-1"), counters: st.metrics.forRoute("location"), decided: st.metrics.timings.decide, log: zap.NewNop(), sampled: zap.NewNop(),
 	}}
 }
 
@@ -131,22 +135,99 @@ func (b *bench) requests(tb testing.TB, n int) []*http.Request {
 	return list
 }
 
+// listsAll is a core whose contexts list everything, read just now.
+type listsAll struct{ seen, readAt atomic.Int64 }
+
+func (l *listsAll) Check(context.Context, enforce.ContextQuery) enforce.ContextAnswer {
+	l.readAt.Store(time.Now().UnixNano())
+	return enforce.ContextAnswer{Listed: true, Known: true, Settled: true, Seen: &l.seen, ReadAt: &l.readAt}
+}
+
+func (*listsAll) WarnIfMapped(enforce.ContextQuery) {}
+
+func (b *bench) followContexts() *listsAll {
+	contexts := &listsAll{}
+	b.handler.decider.UseContexts(contexts, enforce.ContextRule{Require: true, MaxStaleness: time.Hour})
+	return contexts
+}
+
 // TestHandlerAllocations holds the hot path: a call with a token seen before
-// allocates nothing, from the header to the next handler.
+// allocates nothing, from the header to the next handler, whatever the route
+// asks for. Caddy's own map of placeholders grows once for a request: apart.
 func TestHandlerAllocations(t *testing.T) {
-	b := newBench(t)
-	r := b.requests(t, 1)[0]
-	w := httptest.NewRecorder()
-	replacerOf(r).Set("http.auth.user.id", "") // Caddy's own map grows once for a request
-	got := testing.AllocsPerRun(1000, func() {
-		err := b.handler.ServeHTTP(w, r, called)
+	certificate := func(leaf *x509.Certificate) func(*testing.T, *bench, *http.Request) {
+		return func(_ *testing.T, b *bench, r *http.Request) {
+			b.handler.Bind = bindClientCertificate
+			r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}, VerifiedChains: [][]*x509.Certificate{{leaf}}}
+		}
+	}
+	deny := func(t *testing.T, b *bench, _ *http.Request) {
+		err := b.ledger.Deny(t.Context(), revocation.Deny{Invoker: "invoker-0", APIs: []string{"api-1"}, Cause: "X"})
 		if err != nil {
 			t.Fatal(err)
 		}
-	})
-	if got != 0 {
-		t.Errorf("got %v allocations for an allowed call with a cached token; want 0", got)
+		b.handler.Mode = modeMonitor
 	}
+	for name, test := range map[string]struct {
+		set    func(*testing.T, *bench, *http.Request)
+		reason enforce.Reason
+	}{
+		"plain":                       {func(*testing.T, *bench, *http.Request) {}, enforce.Allowed},
+		"bound to a common name":      {certificate(&x509.Certificate{Subject: pkix.Name{CommonName: "invoker-0"}}), enforce.Allowed},
+		"bound to a DNS name":         {certificate(&x509.Certificate{DNSNames: []string{"other", "invoker-0"}}), enforce.Allowed},
+		"monitored, would be refused": {deny, enforce.AuthorizationRevoked},
+		"a context is followed":       {func(_ *testing.T, b *bench, _ *http.Request) { b.followContexts() }, enforce.Allowed},
+		"all at once": {func(t *testing.T, b *bench, r *http.Request) {
+			b.followContexts()
+			certificate(&x509.Certificate{DNSNames: []string{"invoker-0"}})(t, b, r)
+			b.handler.Mode = modeMonitor
+		}, enforce.Allowed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			r := b.request(b.token(t, "invoker-0"))
+			test.set(t, b, r)
+			b.warm(t, []*http.Request{r})
+			w := httptest.NewRecorder()
+			for _, placeholder := range []string{"http.auth.user.id", "http.capif.reason"} {
+				replacerOf(r).Set(placeholder, "")
+			}
+			passed := 0
+			next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { passed++; return nil })
+			got := testing.AllocsPerRun(1000, func() {
+				err := b.handler.ServeHTTP(w, r, next)
+				if err != nil {
+					t.Fatal(err)
+				}
+			})
+			if got != 0 {
+				t.Errorf("got %v allocations for a call with a cached token; want 0", got)
+			}
+			raw, _ := enforce.Bearer(r.Header["Authorization"])
+			d := b.handler.decider.Decide(r.Context(), raw, time.Now())
+			if passed != 1001 || d.Reason != test.reason || !d.Cached {
+				t.Errorf("got %d calls passed on, %v, cached %v; want 1001, %v from the cache", passed, d.Reason, d.Cached, test.reason)
+			}
+		})
+	}
+}
+
+// BenchmarkCount counts calls in one counter, alone and from all cores: what the
+// calls of a route share.
+func BenchmarkCount(b *testing.B) {
+	counter := newBench(b).handler.counters[enforce.Allowed]
+	b.Run("serial", func(b *testing.B) {
+		for b.Loop() {
+			counter.Inc()
+		}
+	})
+	b.Run("parallel", func(b *testing.B) {
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				counter.Inc()
+			}
+		})
+	})
 }
 
 // limit gives the handler a policy with every kind of limit, none of which is
@@ -287,6 +368,7 @@ func BenchmarkHandlerBesideGet(b *testing.B) {
 	for _, tokens := range []int{1, 10_000} {
 		b.Run(fmt.Sprintf("tokens=%d", tokens), func(b *testing.B) {
 			bed := newBench(b)
+			bed.followContexts()
 			headers := headersOf(bed.requests(b, tokens))
 			r, w := bed.request("x"), httptest.NewRecorder()
 			header := r.Header["Authorization"] // changed in place: a map costs as much as a Get

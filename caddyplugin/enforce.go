@@ -205,7 +205,7 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return next.ServeHTTP(w, r)
 	}
 	if e.Mode == modeMonitor {
-		replacerOf(r).Set("http.capif.reason", decision.Reason.String())
+		replacerOf(r).Set("http.capif.reason", reasonValues[decision.Reason])
 		e.logRefusal(e.sampled, zap.InfoLevel, "call would be refused", &decision)
 		return next.ServeHTTP(w, r)
 	}
@@ -216,7 +216,7 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // affair: they are no error of this server and not logged as one.
 func (e *Enforce) refuse(w http.ResponseWriter, r *http.Request, d *enforce.Decision) error {
 	e.logRefusal(e.log, zap.DebugLevel, "call refused", d)
-	replacerOf(r).Set("http.capif.reason", d.Reason.String())
+	replacerOf(r).Set("http.capif.reason", reasonValues[d.Reason])
 	if e.PassErrors {
 		a := e.answers.of(d)
 		a.setHeader(w.Header())
@@ -257,6 +257,16 @@ func sampled(log *zap.Logger) *zap.Logger {
 		return zapcore.NewSamplerWithOptions(core, time.Second, 10, 100)
 	}))
 }
+
+// reasonValues are the reasons as a placeholder holds them, boxed once.
+var reasonValues = func() []any {
+	reasons := enforce.Reasons()
+	values := make([]any, int(reasons[len(reasons)-1])+1)
+	for _, reason := range reasons {
+		values[reason] = reason.String()
+	}
+	return values
+}()
 
 func isPreflight(r *http.Request) bool {
 	return r.Method == http.MethodOptions && r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
