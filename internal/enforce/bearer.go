@@ -5,8 +5,8 @@ import "strings"
 // Bearer takes the token out of the values of the Authorization header
 // (RFC 6750 2.1). The other ways of RFC 6750 to send a token, in the body or in
 // the query, are not offered: TS 33.122 C.5 names the header. The outcome is
-// [Undecided] if there is a token; that it is one token and no list is seen by
-// [Decider.Decide] where it looks into the token.
+// [Undecided] if there is a token; that it is no list is seen by
+// [Decider.Decide] where it does not verify.
 func Bearer(authorization []string) (string, Reason) {
 	switch len(authorization) {
 	case 0:
@@ -34,8 +34,8 @@ func Bearer(authorization []string) (string, Reason) {
 	return token, Undecided
 }
 
-// oneToken refuses a list of tokens. No such list is in the cache, for no
-// verified token has either character in it.
+// oneToken tells a token from a list of tokens. It is asked only about what does
+// not verify: no good token has either character in it.
 func oneToken(raw string) bool {
 	return strings.IndexByte(raw, ' ') < 0 && strings.IndexByte(raw, ',') < 0
 }

@@ -12,11 +12,11 @@ import (
 // verdict to the cache. Only verified tokens get in: forged ones cannot push
 // anything out.
 func (d *Decider) firstSight(ctx context.Context, raw string, keySet *token.KeySetID, now time.Time) Decision {
-	if !oneToken(raw) {
-		return Decision{Reason: MalformedRequest}
-	}
 	v, mine := d.verifyOnce(ctx, raw, keySet, now)
 	if v.err != nil {
+		if !oneToken(raw) {
+			return Decision{Reason: MalformedRequest}
+		}
 		return Decision{Reason: reasonOf(v.err), Err: v.err}
 	}
 	e := v.entry
