@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -116,8 +117,28 @@ func newHandlers(t *testing.T, signatures bool) *handlers {
 		if !Unused() {
 			t.Error("pools: got a state held; want none")
 		}
+		x.current.Store(nil)
+		x.state = nil
+		awaitNoDenyCache(t)
 	})
 	return x
+}
+
+// awaitNoDenyCache waits until the garbage collection has found the deny caches
+// that nobody holds and ended their goroutines: tests that come later want none.
+func awaitNoDenyCache(t *testing.T) {
+	t.Helper()
+	stacks := make([]byte, 4<<20)
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		runtime.GC()
+		if !bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("dgraph-io/ristretto")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Error("got goroutines of a deny cache 30 s after the end; want none")
+			return
+		}
+	}
 }
 
 func (x *handlers) mint(t *testing.T, signatures bool) {
