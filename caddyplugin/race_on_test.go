@@ -3,4 +3,4 @@
 package caddyplugin
 
 // underRace divides counts where the race detector makes everything slow.
-const underRace = 10
+const underRace = 20
