@@ -25,6 +25,7 @@ import (
 
 	"github.com/caddy-capif/aef/corecallback"
 	"github.com/caddy-capif/aef/internal/adminapi"
+	"github.com/caddy-capif/aef/internal/autotrigger"
 	"github.com/caddy-capif/aef/internal/coreclient"
 	"github.com/caddy-capif/aef/internal/coretest"
 	"github.com/caddy-capif/aef/internal/enforce"
@@ -212,7 +213,7 @@ func (x *handlers) configure() (*configuration, error) {
 	}
 	app.held = true
 	app.addRoute(route{aefID: linAEF, apiName: linName, apiIDs: []string{linAPI}, mode: modeEnforce, require: true})
-	e := &Enforce{answers: newAnswers(linAEF), counters: app.state.metrics.forRoute(linName), decided: app.state.metrics.timings.decide, log: log.zap}
+	e := &Enforce{app: app, answers: newAnswers(linAEF), counters: app.state.metrics.forRoute(linName), decided: app.state.metrics.timings.decide, log: log.zap}
 	e.decider, err = enforce.NewDecider(enforce.Route{AEFID: linAEF, APIName: linName, APIIDs: []string{linAPI}}, x.verifier, app.state.ledger, app.state.cache)
 	if err != nil {
 		return nil, err
@@ -234,9 +235,10 @@ func (x *handlers) configure() (*configuration, error) {
 		reconcile: &reconcile.Settings{
 			// A wait that is never over: a call must not be decided by a context
 			// that is unknown, however slow the machine.
-			Core: listingCore{}, Interval: 5 * time.Minute, Wait: time.Hour, Hosted: app.hosted, Logger: log.slog,
+			Core: listingCore{}, CoreURL: app.core.URL(), Interval: 5 * time.Minute, Wait: time.Hour, Hosted: app.hosted, Logger: log.slog,
 		},
-		events: &subscription.Settings{Core: app.core, Gap: app.state.readAll, Logger: log.slog},
+		events:   &subscription.Settings{Core: app.core, Gap: app.state.readAll, Logger: log.slog},
+		triggers: &autotrigger.Settings{Logger: log.slog},
 	})
 }
 
