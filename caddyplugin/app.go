@@ -261,7 +261,21 @@ func (a *App) Start() error {
 	if err != nil {
 		return err
 	}
-	err = a.state.open(applied{
+	err = a.state.open(a.settings())
+	if err != nil {
+		return fmt.Errorf("capif: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	a.cancel = cancel
+	for _, source := range a.heldSources() {
+		source.start(ctx)
+	}
+	return nil
+}
+
+// settings are what this configuration puts in force.
+func (a *App) settings() applied {
+	return applied{
 		app:    a,
 		outbox: &outbox.Settings{Core: a.core, APIs: a.apisOf, Logger: a.log.slog},
 		reconcile: &reconcile.Settings{
@@ -276,16 +290,7 @@ func (a *App) Start() error {
 		policy: &policy.Settings{
 			Core: a.core, Interval: time.Duration(a.Reconcile), Pairs: a.policies, Logger: a.log.slog,
 		},
-	})
-	if err != nil {
-		return fmt.Errorf("capif: %w", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	a.cancel = cancel
-	for _, source := range a.heldSources() {
-		source.start(ctx)
-	}
-	return nil
 }
 
 // triggersOff is automatic_triggers where it says off.

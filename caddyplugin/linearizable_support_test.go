@@ -25,13 +25,9 @@ import (
 
 	"github.com/caddy-capif/aef/corecallback"
 	"github.com/caddy-capif/aef/internal/adminapi"
-	"github.com/caddy-capif/aef/internal/autotrigger"
 	"github.com/caddy-capif/aef/internal/coreclient"
 	"github.com/caddy-capif/aef/internal/coretest"
 	"github.com/caddy-capif/aef/internal/enforce"
-	"github.com/caddy-capif/aef/internal/outbox"
-	"github.com/caddy-capif/aef/internal/reconcile"
-	"github.com/caddy-capif/aef/internal/subscription"
 	"github.com/caddy-capif/aef/internal/token"
 )
 
@@ -229,17 +225,12 @@ func (x *handlers) configure() (*configuration, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &configuration{app: app, enforce: e, callback: callback}, app.state.open(applied{
-		app:    app,
-		outbox: &outbox.Settings{Core: listingCore{}, APIs: app.apisOf, Logger: log.slog},
-		reconcile: &reconcile.Settings{
-			// A wait that is never over: a call must not be decided by a context
-			// that is unknown, however slow the machine.
-			Core: listingCore{}, CoreURL: app.core.URL(), Interval: 5 * time.Minute, Wait: time.Hour, Hosted: app.hosted, Logger: log.slog,
-		},
-		events:   &subscription.Settings{Core: app.core, Gap: app.state.readAll, Logger: log.slog},
-		triggers: &autotrigger.Settings{Logger: log.slog},
-	})
+	settings := app.settings()
+	settings.outbox.Core, settings.reconcile.Core = listingCore{}, listingCore{}
+	// A wait that is never over: a call must not be decided by a context that is
+	// unknown, however slow the machine.
+	settings.reconcile.Wait = time.Hour
+	return &configuration{app: app, enforce: e, callback: callback}, app.state.open(settings)
 }
 
 // decided counts the calls that the deny cache did not answer.
