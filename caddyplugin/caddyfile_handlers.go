@@ -45,6 +45,9 @@ func parseEnforce(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //			over_limit       revoke|refuse
 //			unbound_triggers
 //		}
+//		end_streams [{
+//			grace <duration>
+//		}]
 //	}
 func (e *Enforce) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume directive name
@@ -92,8 +95,11 @@ func (e *Enforce) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = e.Policy.unmarshal(d)
 		case "bind":
 			err = word1(d, &e.Bind, bindClientCertificate)
+		case "end_streams":
+			e.EndStreams = new(EndStreams)
+			err = e.EndStreams.unmarshal(d)
 		default:
-			err = unrecognized(d, "api_id", "api_name", "aef_id", "scope", "token_keys", "algorithms", "leeway", "invoker_claim", "require_context", "max_staleness", "mode", "bind", "pass_errors", "preflight", "policy")
+			err = unrecognized(d, "api_id", "api_name", "aef_id", "scope", "token_keys", "algorithms", "leeway", "invoker_claim", "require_context", "max_staleness", "mode", "bind", "pass_errors", "preflight", "policy", "end_streams")
 		}
 		if err != nil {
 			return err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-capif/aef/internal/enforce"
 	"github.com/caddy-capif/aef/internal/policy"
+	"github.com/caddy-capif/aef/internal/streams"
 	"github.com/caddy-capif/aef/internal/token"
 )
 
@@ -76,10 +77,16 @@ type Enforce struct {
 	// the core's policy is not read.
 	Policy *Policy `json:"policy,omitempty"`
 
+	// EndStreams ends calls in flight that are no longer allowed, such as open
+	// WebSockets and event streams. Without effect where the route only
+	// monitors. Default: they go on until they end by themselves.
+	EndStreams *EndStreams `json:"end_streams,omitempty"`
+
 	app      *App
 	target   target // what capif_trigger is told
 	decider  *enforce.Decider
-	gate     *policy.Gate // nil without a policy
+	gate     *policy.Gate      // nil without a policy
+	streams  *streams.Registry // nil unless calls in flight are ended
 	answers  *answers
 	counters []prometheus.Counter
 	decided  prometheus.Histogram // what the deny cache did not answer
@@ -157,6 +164,10 @@ func (e *Enforce) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	err = e.provisionStreams(app.state)
+	if err != nil {
+		return fmt.Errorf("capif_enforce: %w", err)
+	}
 	if e.Mode == modeMonitor {
 		e.log.Warn("route only monitors: every call is passed on", zap.String("api_name", r.APIName), zap.Strings("api_ids", r.APIIDs))
 	}
@@ -198,10 +209,17 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		}
 		decision.Reason = e.admit(r.Context(), decision.Entry, now)
 	}
+	var stream *streams.Stream
+	if e.streams != nil && decision.Reason == enforce.Allowed {
+		stream, r = e.openStream(w, r, &decision)
+	}
 	e.counters[decision.Reason].Inc()
 	e.tellTriggers(r, &decision)
 	if decision.Reason == enforce.Allowed {
 		replacerOf(r).Set("http.auth.user.id", decision.Entry.User)
+		if stream != nil {
+			return serveStream(stream, r, next)
+		}
 		return next.ServeHTTP(w, r)
 	}
 	if e.Mode == modeMonitor {

@@ -68,6 +68,10 @@ var (
 		"Of these, those that brought no word of the core.", nil, nil)
 	descPolicyExhausted = prometheus.NewDesc("capif_policy_exhausted",
 		"API invokers, for each API, whose total of calls is used up.", nil, nil)
+	descStreams = prometheus.NewDesc("capif_streams",
+		"Calls in flight at routes with end_streams.", nil, nil)
+	descStreamsEnded = prometheus.NewDesc("capif_streams_ended_total",
+		"Calls in flight that were ended, by what denied them.", []string{"reason"}, nil)
 	descAlarm = prometheus.NewDesc("capif_alarm",
 		"1 while the alarm is raised.", []string{"alarm"}, nil)
 )
@@ -102,7 +106,8 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 		descDenied, descPending, descOutboxOldest, descFailing, descLedgerBytes, descKeysAge, descKeysFailing,
 		descDropped, descRejected, descEvicted,
 		descContexts, descContextsDue, descReads, descReadsFailed, descLate, descOldest, descReachable, descSubscribed, descTriggers,
-		descPolicyReads, descPolicyReadsFailed, descPolicyExhausted, descAlarm,
+		descPolicyReads, descPolicyReadsFailed, descPolicyExhausted,
+		descStreams, descStreamsEnded, descAlarm,
 	} {
 		ch <- d
 	}
@@ -159,6 +164,11 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	counter(descPolicyReads, policies.Reads)
 	counter(descPolicyReadsFailed, policies.Failed)
 	gauge(descPolicyExhausted, float64(policies.Exhausted))
+	inFlight := m.state.streams.Stats()
+	gauge(descStreams, float64(inFlight.Open))
+	for reason, n := range inFlight.Ended {
+		ch <- prometheus.MustNewConstMetric(descStreamsEnded, prometheus.CounterValue, float64(n), reason.String())
+	}
 	raised := map[alarm.Name]bool{}
 	for _, a := range m.state.alarms.List() {
 		raised[a.Name] = true

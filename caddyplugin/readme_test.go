@@ -144,6 +144,7 @@ func TestReadmeSyntax(t *testing.T) {
 		{"capif ledger", "capif {\n ledger {\n nonsense\n}\n}", new(App)},
 		{"capif subscribe", "capif {\n subscribe https://aef.example/capif/events {\n nonsense\n}\n}", new(App)},
 		{"capif_callback check_authentication", "capif_callback {\n check_authentication {\n nonsense\n}\n}", new(Callback)},
+		{"capif_enforce end_streams", "capif_enforce {\n end_streams {\n nonsense\n}\n}", new(Enforce)},
 		{"capif_enforce", "capif_enforce {\n nonsense\n}", new(Enforce)},
 		{"capif_trigger", "capif_trigger {\n nonsense\n}", new(Trigger)},
 		{"capif_enforce policy", "capif_enforce {\n policy {\n nonsense\n}\n}", new(Enforce)},

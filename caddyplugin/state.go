@@ -18,6 +18,7 @@ import (
 	"github.com/caddy-capif/aef/internal/policy"
 	"github.com/caddy-capif/aef/internal/reconcile"
 	"github.com/caddy-capif/aef/internal/revocation"
+	"github.com/caddy-capif/aef/internal/streams"
 	"github.com/caddy-capif/aef/internal/subscription"
 )
 
@@ -26,9 +27,10 @@ import (
 var states = caddy.NewUsagePool()
 
 // state is what outlives a reload: the ledger with its index and epochs, the
-// deny cache, the outbox, the contexts, the event subscription, the guard of
-// automatic triggers with its budget, the alarms, the metrics. It keeps no context and no logger of one configuration: those come
-// with the settings that are in force.
+// deny cache, the outbox, the contexts, the event subscription, the calls in
+// flight, the guard of automatic triggers with its budget, the alarms, the metrics.
+// It keeps no context and no logger of one configuration: those come with the
+// settings that are in force.
 type state struct {
 	path     string
 	ledger   *revocation.Ledger
@@ -36,6 +38,7 @@ type state struct {
 	outbox   *outbox.Outbox
 	context  *reconcile.Reconciler
 	events   *subscription.Keeper
+	streams  *streams.Registry
 	triggers *autotrigger.Guard
 	policy   *policy.Table
 	alarms   *alarm.Set
@@ -81,6 +84,8 @@ func newState(path string) (*state, error) {
 		return nil, err
 	}
 	s := &state{path: path, ledger: revocation.NewLedger(path), cache: cache, alarms: new(alarm.Set)}
+	s.streams = streams.New()
+	s.ledger.SetWatcher(s.streams)
 	s.outbox = outbox.New(s.ledger, s.alarms)
 	s.context = reconcile.New(s.ledger, s.alarms)
 	s.events = subscription.New(s.ledger, s.alarms)
@@ -105,6 +110,7 @@ func (s *state) open(settings applied) error {
 			return err
 		}
 		s.opened = true
+		s.streams.Start()
 		s.outbox.Apply(settings.outbox)
 		s.context.Apply(settings.reconcile)
 		err = s.context.Start()
@@ -138,6 +144,7 @@ func (s *state) enforceLast() {
 	}
 	last := s.applied[len(s.applied)-1]
 	s.ledger.SetLogger(last.app.log.slog)
+	s.streams.SetLogger(last.app.log.slog)
 	s.cache.Resize(last.app.DenyCache)
 	s.outbox.Apply(last.outbox)
 	s.context.Apply(last.reconcile)
@@ -213,6 +220,7 @@ func (s *state) Destruct() error {
 	s.context.Stop()
 	s.outbox.Stop()
 	err := errors.Join(stopped, s.ledger.Close())
+	s.streams.Stop()
 	if err != nil {
 		return errors.Join(errors.New("capif: the ledger did not close cleanly"), err)
 	}

@@ -13,6 +13,8 @@ type Contexts interface {
 	// Check MUST NOT wait longer than a bound of its own, and is asked only
 	// for API invokers whose token was verified.
 	Check(ctx context.Context, q ContextQuery) ContextAnswer
+	// Known answers by what is known now. It MUST NOT wait or ask anybody.
+	Known(q ContextQuery) ContextAnswer
 	// WarnIfMapped looks for a likely mistake in the route's apiIds.
 	WarnIfMapped(q ContextQuery)
 }
@@ -70,7 +72,7 @@ func (d *Decider) UseContexts(c Contexts, rule ContextRule) {
 }
 
 func (d *Decider) listed(ctx context.Context, e *denycache.Entry) (Reason, ContextAnswer) {
-	q := ContextQuery{Invoker: e.Invoker, AEF: d.route.AEFID, APIs: d.route.APIIDs, Require: d.rule.Require}
+	q := d.query(e)
 	a := d.contexts.Check(ctx, q)
 	e.Follow(denycache.Context{Seen: a.Seen, ReadAt: a.ReadAt})
 	switch {
@@ -82,6 +84,29 @@ func (d *Decider) listed(ctx context.Context, e *denycache.Entry) (Reason, Conte
 	default:
 		return Allowed, a
 	}
+}
+
+func (d *Decider) query(e *denycache.Entry) ContextQuery {
+	return ContextQuery{Invoker: e.Invoker, AEF: d.route.AEFID, APIs: d.route.APIIDs, Require: d.rule.Require}
+}
+
+// Again judges a call that was allowed and is still in flight: do claims or the
+// context, as it is known now, deny it? It waits for nobody and asks nobody, so
+// what is merely unknown or old ends no call; nor does the end of its token.
+func (d *Decider) Again(e *denycache.Entry) Reason {
+	verdict, current := e.Verdict()
+	if current && Reason(verdict) == Allowed {
+		return Allowed
+	}
+	reason := d.claimed(e)
+	if reason != Allowed || d.contexts == nil {
+		return reason
+	}
+	answer := d.contexts.Known(d.query(e))
+	if answer.Known && !answer.Listed {
+		return NotInContext
+	}
+	return Allowed
 }
 
 func (d *Decider) tooOld(age time.Duration) bool {

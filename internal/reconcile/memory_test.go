@@ -49,6 +49,8 @@ func (m *memory) Epoch(invoker string) *atomic.Uint64 {
 	return e
 }
 
+func (m *memory) Changed(invoker string) { m.Epoch(invoker).Add(1) }
+
 func (m *memory) RaiseEpochs() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -237,7 +237,7 @@ func (r *Reconciler) apply(s *Settings, rec *record, f *flight, word revocation.
 	rec.begun, rec.asleep = f.begun, false
 	rec.readAt.Store(f.at.UnixNano())
 	if changed {
-		r.store.Epoch(rec.invoker).Add(1)
+		r.store.Changed(rec.invoker)
 	}
 	// While a mass change is suspended, nothing that the core says counts for
 	// claims: one that covers a pair hides that the core has lost it.

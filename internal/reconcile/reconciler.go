@@ -28,6 +28,9 @@ type Core interface {
 type Store interface {
 	Sequence() uint64
 	Epoch(invoker string) *atomic.Uint64
+	// Changed raises the epoch of an invoker and has its calls in flight
+	// judged again. It MUST NOT block or call back.
+	Changed(invoker string)
 	RaiseEpochs()
 	Covering(invoker, aef string, apis []string, token revocation.Digest) revocation.Cover
 	ApplyContext(ctx context.Context, c revocation.Context, coreLift bool) ([]revocation.Claim, error)
@@ -261,6 +264,16 @@ func (r *Reconciler) Check(ctx context.Context, q Query) Answer {
 	return answer
 }
 
+// Known is Check by what is known now: it neither waits nor has anything read,
+// and does not count as a call.
+func (r *Reconciler) Known(q Query) Answer {
+	rec := r.records.get(q.Invoker)
+	if rec == nil {
+		return Answer{}
+	}
+	return r.known(rec, &q, time.Now())
+}
+
 // known is the answer by what is known now. Before the stored contexts have been
 // read, it is not even known that a pair was never listed.
 func (r *Reconciler) known(rec *record, q *Query, now time.Time) Answer {
@@ -366,7 +379,7 @@ func (r *Reconciler) forget(s *Settings, invokers []string) {
 func (r *Reconciler) Gone(ctx context.Context, invokers []string) error {
 	r.records.remove(invokers, nil)
 	for _, invoker := range invokers {
-		r.store.Epoch(invoker).Add(1)
+		r.store.Changed(invoker)
 	}
 	return r.store.ForgetContexts(ctx, invokers)
 }

@@ -55,6 +55,14 @@ type Queue interface {
 	Add(PendingRef)
 }
 
+// Watcher is told of every change that could deny calls of an API invoker, once
+// lookups show it and the epoch is raised, and before it is durable or
+// acknowledged. A lift is none. Changed is called by the writer and by whoever
+// reads contexts: it MUST NOT block and MUST NOT call the ledger.
+type Watcher interface {
+	Changed(invoker string)
+}
+
 // Ledger is the durable record of claims and revocations. Its methods are safe
 // for concurrent use. The zero value is not usable: see [NewLedger].
 type Ledger struct {
@@ -62,6 +70,7 @@ type Ledger struct {
 	index  *index
 	epochs *epochs
 	queue  atomic.Pointer[Queue]
+	watch  Watcher // fixed before Open
 	log    atomic.Pointer[slog.Logger]
 
 	ops chan *op
@@ -154,6 +163,18 @@ func (l *Ledger) SetQueue(q Queue) error {
 		q.Add(ref)
 	}
 	return nil
+}
+
+// SetWatcher names who is told of changes that could deny. Call it before Open.
+func (l *Ledger) SetWatcher(w Watcher) { l.watch = w }
+
+// Changed raises the epoch of an invoker of whom something else than a claim has
+// changed, such as its security context, and tells the watcher.
+func (l *Ledger) Changed(invoker string) {
+	l.epochs.of(invoker).Add(1)
+	if l.watch != nil {
+		l.watch.Changed(invoker)
+	}
 }
 
 // Open opens the file, reads every claim into the index and starts the writer.

@@ -134,11 +134,12 @@ func (l *Ledger) commitBatch(batch []*op) {
 	}
 }
 
-// block puts a scope into the index and makes cached verdicts stale, in this
-// order: a verdict computed in between carries the old epoch.
+// block puts a scope into the index, makes cached verdicts stale and has calls
+// in flight judged again, in this order: a verdict computed in between carries
+// the old epoch, and a call that comes too late to be judged sees the new one.
 func (l *Ledger) block(s *Scope, sequence uint64) {
 	l.index.add(appendScope(nil, s), !s.Token.IsZero(), sequence)
-	l.epochs.of(s.Invoker).Add(1)
+	l.Changed(s.Invoker)
 }
 
 func (l *Ledger) makeDurable(batch []*op) error {

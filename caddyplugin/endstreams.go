@@ -1,0 +1,94 @@
+package caddyplugin
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-capif/aef/internal/enforce"
+	"github.com/caddy-capif/aef/internal/streams"
+)
+
+// EndStreams says how calls in flight are ended that are no longer allowed. What
+// can be ended, and what cannot: docs/streams.md.
+type EndStreams struct {
+	// Grace is the time between the block and the end. A call that is allowed
+	// again by then goes on. Default: 0, at once.
+	Grace caddy.Duration `json:"grace,omitempty"`
+}
+
+func (s *EndStreams) unmarshal(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.Errf("unexpected argument %q: end_streams takes none, grace stands in its block", d.Val())
+	}
+	once := onlyOnce{}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		err := once.check(d, d.Val())
+		if err != nil {
+			return err
+		}
+		switch d.Val() {
+		case "grace":
+			err = duration(d, &s.Grace)
+		default:
+			err = unrecognized(d, "grace")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Enforce) provisionStreams(s *state) error {
+	if e.EndStreams == nil {
+		return nil
+	}
+	if e.EndStreams.Grace < 0 {
+		return fmt.Errorf("grace of end_streams is %s; it must not be negative", time.Duration(e.EndStreams.Grace))
+	}
+	if e.Mode != modeMonitor {
+		e.streams = s.streams
+	}
+	return nil
+}
+
+// openStream registers a call that was allowed, so that it can be ended. A deny
+// that came since the decision changes the decision.
+func (e *Enforce) openStream(w http.ResponseWriter, r *http.Request, d *enforce.Decision) (*streams.Stream, *http.Request) {
+	call := streams.Call{Judge: e.decider, Entry: d.Entry, Grace: time.Duration(e.EndStreams.Grace)}
+	if r.ProtoMajor == 1 {
+		call.Conn, _ = r.Context().Value(caddyhttp.ConnCtxKey).(net.Conn)
+	}
+	stream, request, reason := e.streams.Open(w, r, call)
+	if stream == nil {
+		d.Reason, d.Cached = reason, false
+		return nil, r
+	}
+	return stream, request
+}
+
+// serveStream serves a call that can be ended.
+func serveStream(s *streams.Stream, r *http.Request, next caddyhttp.Handler) error {
+	ended := false
+	serve := func() error {
+		defer func() { ended = s.Close() }() // also when next panics
+		return next.ServeHTTP(s, r)
+	}
+	err := serve()
+	switch {
+	case !ended:
+		return err
+	case s.Taken():
+		return nil // the connection is closed already, and nobody is there for an error
+	default:
+		// Resets an HTTP/2 or HTTP/3 stream and closes an HTTP/1.1 connection
+		// without the last chunk.
+		panic(http.ErrAbortHandler)
+	}
+}
