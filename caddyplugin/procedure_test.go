@@ -21,9 +21,15 @@ type bed struct {
 
 func newBed(t *testing.T, options coretest.Options) *bed {
 	t.Helper()
+	return newBedWith(t, options, nil)
+}
+
+// newBedWith has a service API of its own.
+func newBedWith(t *testing.T, options coretest.Options, backend http.Handler) *bed {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
-	scene, err := testbed.NewScene(t.TempDir(), options, nil)
+	scene, err := testbed.NewScene(t.TempDir(), options, backend)
 	if err != nil {
 		t.Fatal(err)
 	}
