@@ -154,7 +154,7 @@ type streamBed struct {
 	number  int
 }
 
-func startStreams(t *testing.T, backend *streamBackend, endStreams string) *streamBed {
+func startStreams(t *testing.T, backend *streamBackend, endStreams string, set ...func(*testbed.AEF)) *streamBed {
 	t.Helper()
 	b := &streamBed{bed: newBedWith(t, coretest.Options{}, backend), backend: backend}
 	b.aef = b.bed.aef("aef-a", testbed.Provider)
@@ -162,6 +162,9 @@ func startStreams(t *testing.T, backend *streamBackend, endStreams string) *stre
 	b.aef.OptionsExtra = fmt.Sprintf("servers %s {\n\tprotocols h1 h2 h2c\n}\n", b.aef.API)
 	b.aef.SiteExtra = fmt.Sprintf("handle %s {\n\tcapif_enforce {\n\t\tapi_id %s\n\t\tapi_name %s\n\t\t%s\n\t}\n\treverse_proxy h2c://%s\n}\n",
 		grpcMethod, b.aef.APIID, testbed.APIName, b.aef.RouteExtra, serveGRPC(t, backend))
+	for _, change := range set {
+		change(b.aef)
+	}
 	b.publish("aef-a")
 	b.caddy = b.start(b.aef)
 	protocols := new(http.Protocols)
