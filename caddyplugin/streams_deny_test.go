@@ -123,7 +123,8 @@ func TestStreamsGrace(t *testing.T) {
 	}
 	b.wantOpen(stays)
 	b.wantOpen(stays)
-	b.wantMetric(b.aef, "capif_streams 1\n", "capif_streams_ended_total{reason=\"authorization_revoked\"} 1\n")
+	b.settled(1)
+	b.wantMetric(b.aef, "capif_streams_ended_total{reason=\"authorization_revoked\"} 1\n")
 }
 
 // TestStreamsOverReloads: a stream that was opened under an old configuration is

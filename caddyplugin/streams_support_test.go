@@ -30,6 +30,8 @@ type streamBackend struct {
 	open atomic.Int64 // requests that are being served
 	// pause between events; 0 sends the first one only.
 	pause time.Duration
+	// quit, once closed, ends all streams below /bare.
+	quit chan struct{}
 }
 
 func (s *streamBackend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -51,7 +53,11 @@ func (s *streamBackend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasSuffix(r.URL.Path, "/sse"):
 		w.Header().Set("Content-Type", "text/event-stream")
 	}
-	s.events(r.Context().Done(), func(event string) error {
+	done := r.Context().Done()
+	if strings.HasPrefix(r.URL.Path, "/bare/") {
+		done = s.quit
+	}
+	s.events(done, func(event string) error {
 		_, err := io.WriteString(w, event)
 		if err != nil {
 			return err
@@ -297,4 +303,17 @@ func (b *streamBed) grpc(token string) *stream {
 	var message []byte
 	var once sync.Once
 	return b.follow(func() error { return call.RecvMsg(&message) }, func() { once.Do(func() { _ = connection.Close() }) })
+}
+
+// settled waits until so many streams are left, at the service API (requests there
+// are cancelled) and in the registry.
+func (b *streamBed) settled(left int) {
+	b.t.Helper()
+	b.poll(func() bool {
+		if b.backend.open.Load() != int64(left) {
+			return false
+		}
+		_, body, err := get2(b.bed, "http://"+b.aef.Admin+"/metrics")
+		return err == nil && strings.Contains(body, fmt.Sprintf("\ncapif_streams %d\n", left))
+	})
 }

@@ -16,6 +16,10 @@
 //     ended had ended before a lift began that was acknowledged before the call
 //     began.
 //
+// A call that stays in flight ([Stream]) counts as two of these ([CallsOf]): it
+// passed when it was let in, and at the end of the history it has passed again if it
+// is still open, or was refused if it was ended.
+//
 // A deny that was answered with an error counts as a deny for both: its outcome
 // is "blocks, and may not survive a restart". A lift that was answered with an
 // error counts as none.

@@ -30,6 +30,35 @@ type Call struct {
 	Begin, End uint64
 }
 
+// Stream is a call that was let in and stayed in flight.
+type Stream struct {
+	Pair int32
+	// Begin is when it came, In when it was let in.
+	Begin, In uint64
+	// Ended says that it was ended, and did not end by itself.
+	Ended bool
+	// Open says that it was still in flight at the end of the history.
+	Open bool
+}
+
+// CallsOf says what streams mean as calls, for [Check]. rest is a stamp taken when
+// no change was in flight and all that changes were to end had been ended. A
+// stream passed when it was let in, and again at rest if it is open then: a deny
+// must have ended it. One that was ended was refused at some time of its life.
+func CallsOf(streams []Stream, rest uint64) []Call {
+	calls := make([]Call, 0, 2*len(streams))
+	for _, s := range streams {
+		calls = append(calls, Call{Pair: s.Pair, Passed: true, Begin: s.Begin, End: s.In})
+		switch {
+		case s.Ended:
+			calls = append(calls, Call{Pair: s.Pair, Begin: s.Begin, End: rest})
+		case s.Open:
+			calls = append(calls, Call{Pair: s.Pair, Passed: true, Begin: rest, End: rest})
+		}
+	}
+	return calls
+}
+
 // Report is what a history shows. Reports add up: see [Report.Add].
 type Report struct {
 	Calls   int

@@ -173,6 +173,7 @@ type setup struct {
 
 	rotateEvery int // default: 32
 	wrapCommit  func(func() error) error
+	watcher     revocation.Watcher // default: none
 }
 
 func newSystem(t *testing.T, s setup) *system {
@@ -187,6 +188,9 @@ func newSystem(t *testing.T, s setup) *system {
 		x.verifier, x.tokens = newPlainVerifier(x.invokers), x.invokers
 	}
 	x.ledger = revocation.NewLedger(filepath.Join(t.TempDir(), "ledger.db"))
+	if s.watcher != nil {
+		x.ledger.SetWatcher(s.watcher)
+	}
 	err := x.ledger.Open(revocation.Options{Logger: slog.New(slog.DiscardHandler), WrapCommit: s.wrapCommit})
 	if err != nil {
 		t.Fatal(err)
