@@ -32,6 +32,7 @@ import (
 	"github.com/caddy-capif/aef/internal/enforce"
 	"github.com/caddy-capif/aef/internal/policy"
 	"github.com/caddy-capif/aef/internal/revocation"
+	"github.com/caddy-capif/aef/internal/streams"
 	"github.com/caddy-capif/aef/internal/token"
 )
 
@@ -41,6 +42,7 @@ type bench struct {
 	key     *ecdsa.PrivateKey
 	ledger  *revocation.Ledger
 	policy  *policy.Table
+	streams *streams.Registry
 }
 
 func newBench(tb testing.TB) *bench {
@@ -79,7 +81,7 @@ func newBench(tb testing.TB) *bench {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return &bench{key: key, ledger: st.ledger, policy: st.policy, handler: &Enforce{
+	return &bench{key: key, ledger: st.ledger, policy: st.policy, streams: st.streams, handler: &Enforce{
 		app:     new(App),
 		decider: decider, answers: newAnswers("aef-1"), counters: st.metrics.forRoute("location"), decided: st.metrics.timings.decide, log: zap.NewNop(), sampled: zap.NewNop(),
 	}}
