@@ -1,6 +1,7 @@
 package caddyplugin
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -67,8 +68,9 @@ func TestStreamOfAPanickingHandler(t *testing.T) {
 	r := b.requests(t, 1)[0]
 	func() {
 		defer func() {
-			if got := recover(); got != http.ErrAbortHandler {
-				t.Errorf("got panic %v; want %v", got, http.ErrAbortHandler)
+			err, _ := recover().(error)
+			if !errors.Is(err, http.ErrAbortHandler) {
+				t.Errorf("got panic %v; want %v", err, http.ErrAbortHandler)
 			}
 		}()
 		_ = b.handler.ServeHTTP(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error {
