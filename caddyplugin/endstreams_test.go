@@ -1,7 +1,9 @@
 package caddyplugin
 
 import (
+	"bufio"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -80,6 +82,45 @@ func TestStreamOfAPanickingHandler(t *testing.T) {
 	if got := b.streams.Stats().Open; got != 0 {
 		t.Errorf("got %d calls in flight; want 0", got)
 	}
+}
+
+// A handler that returns as if all were well must not make what it sent look
+// complete, unless it has taken the connection over.
+func TestEndedCallIsAborted(t *testing.T) {
+	for _, taken := range []bool{false, true} {
+		b := newBench(t).withStreams()
+		r := b.requests(t, 1)[0]
+		var got any
+		func() {
+			defer func() { got = recover() }()
+			err := b.handler.ServeHTTP(&hijackable{ResponseRecorder: httptest.NewRecorder()}, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+				if taken {
+					_, _, err := http.NewResponseController(w).Hijack()
+					if err != nil {
+						return err
+					}
+				}
+				err := b.ledger.Deny(t.Context(), revocation.Deny{Invoker: "invoker-0", APIs: []string{"api-1"}, Cause: "X"})
+				<-r.Context().Done()
+				return err
+			}))
+			if err != nil || !taken {
+				t.Errorf("taken %t: got %v; want a panic, or nothing where the connection was taken", taken, err)
+			}
+		}()
+		err, _ := got.(error)
+		if aborted := errors.Is(err, http.ErrAbortHandler); aborted == taken {
+			t.Errorf("taken %t: got %v; want it aborted only if not", taken, got)
+		}
+	}
+}
+
+// hijackable gives a connection away.
+type hijackable struct{ *httptest.ResponseRecorder }
+
+func (h *hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, other := net.Pipe()
+	return conn, nil, other.Close()
 }
 
 func TestEndStreamsSettings(t *testing.T) {

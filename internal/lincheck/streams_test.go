@@ -239,12 +239,11 @@ func wantStreamFound(t *testing.T, s setup, mutate func(x *streamSystem)) {
 // blindFirst allows without a look when it is asked first: at the registration.
 type blindFirst struct {
 	streams.Judge
-	asked bool
+	asked atomic.Bool
 }
 
 func (b *blindFirst) Again(e *denycache.Entry) enforce.Reason {
-	if !b.asked {
-		b.asked = true
+	if !b.asked.Swap(true) {
 		return enforce.Allowed
 	}
 	return b.Judge.Again(e)

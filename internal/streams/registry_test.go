@@ -25,9 +25,11 @@ func TestEndsTheDeniedAndNobodyElse(t *testing.T) {
 		s, _ := open(t, r, j, "a", 0)
 		mine = append(mine, s)
 	}
+	var asked atomic.Int64
+	theirs := &words{asked: func() { asked.Add(1) }}
 	var others []*Stream
 	for i := range 1000 { // more than there are groups
-		s, _ := open(t, r, j, fmt.Sprint("other ", i), 0)
+		s, _ := open(t, r, theirs, fmt.Sprint("other ", i), 0)
 		others = append(others, s)
 	}
 	otherAPI, _ := open(t, r, new(words), "a", 0)
@@ -40,6 +42,9 @@ func TestEndsTheDeniedAndNobodyElse(t *testing.T) {
 		if !isOver(s) || s.Close() != true {
 			t.Errorf("call %d of the denied pair: got it in flight; want it ended", i)
 		}
+	}
+	if got := asked.Load(); got != 1000 {
+		t.Errorf("others were judged %d times; want once each, when they came", got)
 	}
 	for i, s := range append(others, otherAPI) {
 		if isOver(s) {

@@ -231,6 +231,30 @@ func TestTakenConnection(t *testing.T) {
 	_ = within(t, "the caller", drain(conn))
 }
 
+// slowToClose stands for a TLS connection whose caller does not read.
+type slowToClose struct {
+	net.Conn
+	closed bool
+}
+
+func (s *slowToClose) Close() error {
+	s.closed = true
+	return s.Conn.Close()
+}
+
+func (s *slowToClose) NetConn() net.Conn { return s.Conn }
+
+func TestCutGoesAroundAnOrderlyClose(t *testing.T) {
+	conn, other := net.Pipe()
+	outer := &slowToClose{Conn: conn}
+	cut(outer)
+	_, err := other.Read(make([]byte, 1))
+	if !errors.Is(err, io.EOF) || outer.closed {
+		t.Errorf("got %v, closed in order %t; want only the inner connection closed", err, outer.closed)
+	}
+	_ = other.Close()
+}
+
 // Nothing is taken over once the call was ended.
 func TestHijackAfterTheEnd(t *testing.T) {
 	x := newWire(t, false, true, func(w http.ResponseWriter, r *http.Request) error {
