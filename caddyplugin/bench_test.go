@@ -145,6 +145,10 @@ func (l *listsAll) Check(context.Context, enforce.ContextQuery) enforce.ContextA
 	return enforce.ContextAnswer{Listed: true, Known: true, Settled: true, Seen: &l.seen, ReadAt: &l.readAt}
 }
 
+func (l *listsAll) Known(q enforce.ContextQuery) enforce.ContextAnswer {
+	return l.Check(context.Background(), q)
+}
+
 func (*listsAll) WarnIfMapped(enforce.ContextQuery) {}
 
 func (b *bench) followContexts() *listsAll {
