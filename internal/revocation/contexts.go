@@ -79,8 +79,14 @@ func (l *Ledger) ApplyContext(ctx context.Context, c Context, coreLift bool) ([]
 			return nil
 		}
 		claims, err := t.observe(&c, o.first)
+		if err != nil {
+			return err
+		}
+		if len(claims) > 0 {
+			t.audit(Audit{Action: ActionCoreLift, By: byCore, Invoker: c.Invoker, Claims: len(claims)})
+		}
 		lifted = claims
-		return err
+		return nil
 	}
 	err = l.submit(ctx, o)
 	if err != nil {

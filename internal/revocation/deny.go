@@ -51,12 +51,21 @@ func (l *Ledger) Deny(ctx context.Context, d Deny) error {
 	}
 	o.key += fmt.Sprintf("|%d|%q", d.TokenExpires.UnixNano(), d.Cause)
 	o.apply = func(t *txn) error {
+		fresh := 0
 		for i, s := range o.denies {
 			c := Claim{Scope: s, Origin: OriginCore, Cause: d.Cause, SetAt: t.at}
 			if !d.Token.IsZero() && !d.TokenExpires.IsZero() {
 				c.Expires = d.TokenExpires.Add(tokenClaimGrace).UTC()
 			}
-			t.putClaim(&c, o.first+uint64(i))
+			if t.putClaim(&c, o.first+uint64(i)) {
+				fresh++
+			}
+		}
+		if fresh > 0 {
+			t.audit(Audit{
+				Action: ActionCoreDeny, By: byCore, Invoker: d.Invoker, AEF: d.AEF, APIs: d.APIs, AllAPIs: len(d.APIs) == 0,
+				Token: d.Token, Cause: d.Cause, Claims: fresh,
+			})
 		}
 		return nil
 	}
@@ -82,8 +91,9 @@ func checkAPIs(apis []string) ([]string, error) {
 }
 
 // putClaim writes a claim with a new sequence. A claim that was known keeps
-// the time at which it was first set, and the later expiry.
-func (t *txn) putClaim(c *Claim, sequence uint64) {
+// the time at which it was first set, and the later expiry. It reports whether
+// the claim is a new one.
+func (t *txn) putClaim(c *Claim, sequence uint64) bool {
 	key := claimKey(c)
 	old := t.tx.Bucket(bucketClaims).Get(key)
 	if old != nil {
@@ -91,7 +101,7 @@ func (t *txn) putClaim(c *Claim, sequence uint64) {
 		_, err := decodeRecord(key, old, &known)
 		if err != nil {
 			t.broken = err
-			return
+			return false
 		}
 		c.SetAt = known.SetAt
 		if known.Expires.IsZero() || known.Expires.After(c.Expires) {
@@ -107,6 +117,7 @@ func (t *txn) putClaim(c *Claim, sequence uint64) {
 	if !c.Expires.IsZero() {
 		t.put(bucketExpiry, expiryKey(c.Expires, key), nil)
 	}
+	return old == nil
 }
 
 // removeClaim deletes one claim; the index follows once the file is synced.
@@ -163,7 +174,8 @@ func expired(key []byte, now time.Time) bool {
 	return len(key) >= 8 && binary.BigEndian.Uint64(key) <= uint64(now.Unix())
 }
 
-// sweepOp removes token claims whose time has come. Nothing else expires.
+// sweepOp removes token claims whose time has come, and audit records past their
+// age. Nothing else expires.
 func (l *Ledger) sweepOp() *op {
 	o := &op{width: 1, done: make(chan struct{})}
 	o.apply = func(t *txn) error {
@@ -181,6 +193,10 @@ func (l *Ledger) sweepOp() *op {
 		}
 		for i := range due {
 			t.removeClaim(&due[i], o.first)
+		}
+		t.deleteAudit(maxSweep, t.ledger.tooOld)
+		if len(due) > 0 {
+			t.audit(Audit{Action: ActionExpire, Claims: len(due)})
 		}
 		return nil
 	}

@@ -28,10 +28,15 @@ var (
 	bucketPending     = []byte("pending")     // scope, sequence -> nothing
 	bucketContexts    = []byte("contexts")    // invoker -> what the core said last
 	bucketCounts      = []byte("counts")      // scope -> calls counted
+	bucketAudit       = []byte("audit")       // sequence -> audit record
+	bucketRequests    = []byte("requests")    // request id -> the revocations it made
 	keyIdentity       = []byte("identity")
 	keyState          = []byte("state")
 
-	buckets = [][]byte{bucketMeta, bucketClaims, bucketExpiry, bucketRevocations, bucketPending, bucketContexts, bucketCounts}
+	buckets = [][]byte{bucketMeta, bucketClaims, bucketExpiry, bucketRevocations, bucketPending, bucketContexts, bucketCounts, bucketAudit, bucketRequests}
+
+	// addedBuckets came after the first files: they are made where they lack.
+	addedBuckets = [][]byte{bucketCounts, bucketAudit, bucketRequests}
 )
 
 type identity struct {
@@ -172,10 +177,10 @@ func prepare(db *bolt.DB, mustExist bool) (bool, error) {
 		return nil
 	})
 	switch {
-	case err == nil && known:
-		return false, addCounts(db)
 	case err != nil:
 		return false, err
+	case known:
+		return false, addBuckets(db)
 	case mustExist:
 		return false, errMustExist
 	}
@@ -186,20 +191,26 @@ func prepare(db *bolt.DB, mustExist bool) (bool, error) {
 	return true, nil
 }
 
-// addCounts makes the bucket that files of earlier versions do not have. Those
-// versions read a file that has it.
-func addCounts(db *bolt.DB) error {
+// addBuckets brings a file of an earlier program up to date.
+func addBuckets(db *bolt.DB) error {
 	missing := false
 	err := db.View(func(tx *bolt.Tx) error {
-		missing = tx.Bucket(bucketCounts) == nil
+		for _, name := range addedBuckets {
+			missing = missing || tx.Bucket(name) == nil
+		}
 		return nil
 	})
 	if err != nil || !missing {
 		return err
 	}
 	err = db.Update(func(tx *bolt.Tx) error {
-		_, err := tx.CreateBucketIfNotExists(bucketCounts)
-		return err
+		for _, name := range addedBuckets {
+			_, err := tx.CreateBucketIfNotExists(name)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("cannot be written; check that the disk is writable and not full: %w", err)

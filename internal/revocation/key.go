@@ -89,6 +89,13 @@ func readClaimKey(key []byte) (Claim, error) {
 	}, nil
 }
 
+func readSequenceKey(key []byte) uint64 {
+	if len(key) != 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(key)
+}
+
 func sequenceKey(sequence uint64) []byte {
 	return binary.BigEndian.AppendUint64(nil, sequence)
 }

@@ -76,6 +76,11 @@ type Ledger struct {
 	ops chan *op
 	// published is the writer's sequence, for those who only read it.
 	published atomic.Uint64
+	// audits is how many audit records there are; retention bounds it.
+	audits    atomic.Int64
+	retention atomic.Pointer[Retention]
+	changedMu sync.Mutex
+	changed   chan struct{} // closed and replaced with each audit record
 	ready     atomic.Bool
 	failed    atomic.Bool
 
@@ -119,6 +124,7 @@ func NewLedger(path string) *Ledger {
 		ops:         make(chan *op, 1024),
 		pending:     make(map[uint64]chan struct{}),
 		unsavedKeys: make(map[string]int),
+		changed:     make(chan struct{}),
 		commit:      func(tx *bolt.Tx) error { return tx.Commit() },
 		now:         time.Now,
 	}
@@ -232,6 +238,7 @@ func (l *Ledger) load(db *bolt.DB) error {
 				return err
 			}
 			into.flush()
+			l.countAudit(tx)
 			return nil
 		})
 	})

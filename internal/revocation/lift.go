@@ -13,6 +13,8 @@ type Lift struct {
 	AEF string
 	// APIs are apiIds; empty lifts everything of the invoker.
 	APIs []string
+	// Who stands in the audit.
+	Who Who
 }
 
 // Lifted is what a lift did and what it left.
@@ -56,6 +58,10 @@ func (l *Ledger) Lift(ctx context.Context, lift Lift) (Lifted, error) {
 		return Lifted{}, err
 	}
 	err = Scope{Invoker: lift.Invoker, AEF: lift.AEF}.check()
+	if err != nil {
+		return Lifted{}, err
+	}
+	err = lift.Who.check()
 	if err != nil {
 		return Lifted{}, err
 	}
@@ -114,5 +120,13 @@ func (t *txn) lift(lift *Lift, sequence uint64) (Lifted, error) {
 	}
 	sortBySequence(done.Cancelled)
 	done.Counts = t.resetCounts(lift, sequence)
+	record := Audit{
+		Action: ActionLift, By: lift.Who.By, Reason: lift.Who.Reason, Ticket: lift.Who.Ticket,
+		Invoker: lift.Invoker, AEF: lift.AEF, APIs: lift.APIs, AllAPIs: len(lift.APIs) == 0, Claims: len(done.Claims),
+	}
+	for i := range done.Cancelled {
+		record.Revocations = append(record.Revocations, done.Cancelled[i].ID)
+	}
+	t.audit(record)
 	return done, nil
 }

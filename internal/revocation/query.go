@@ -210,6 +210,22 @@ func (l *Ledger) Stats() Stats {
 	return Stats{DeniedScopes: l.index.size.Load(), Pending: len(l.pending), Failing: l.Failing()}
 }
 
+// FileStats are figures about the file.
+type FileStats struct {
+	AuditRecords int64
+	Bytes        int64 // 0 while the file is not open
+}
+
+// FileStats returns the figures.
+func (l *Ledger) FileStats() FileStats {
+	s := FileStats{AuditRecords: l.audits.Load()}
+	_ = l.view(func(tx *bolt.Tx) error { // not open: 0
+		s.Bytes = tx.Size()
+		return nil
+	})
+	return s
+}
+
 func pageSize(limit int) int {
 	if limit <= 0 || limit > MaxPage {
 		return MaxPage

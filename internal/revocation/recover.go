@@ -66,6 +66,10 @@ func (l *Ledger) recover() bool {
 		return false
 	}
 	l.settle(t)
+	_ = l.view(func(tx *bolt.Tx) error {
+		l.countAudit(tx) // what was undone was never counted
+		return nil
+	})
 	saved := len(l.unsaved)
 	l.unsaved, l.undo, l.undoOf = nil, nil, 0
 	clear(l.unsavedKeys)

@@ -27,7 +27,13 @@ type Trigger struct {
 	RequestedBy string
 	// Hold blocks the invoker here while the core's word is awaited.
 	Hold bool
+	// RequestID, if set, names this trigger: a later one with the same name
+	// changes nothing and answers with what the first one made.
+	RequestID string
 }
+
+// MaxRequestIDBytes bounds the name of a trigger.
+const MaxRequestIDBytes = 200
 
 // Trigger records a revocation for each API and, with hold, an aef claim each.
 // One that is equal to a revocation still pending answers with that one. When
@@ -49,6 +55,15 @@ func (l *Ledger) Trigger(ctx context.Context, t Trigger) ([]Revocation, error) {
 			return nil, err
 		}
 	}
+	if t.RequestID != "" {
+		err := checkID("request_id", t.RequestID)
+		if err != nil {
+			return nil, err
+		}
+		if len(t.RequestID) > MaxRequestIDBytes {
+			return nil, fmt.Errorf("%w: request_id is longer than %d bytes", ErrInvalid, MaxRequestIDBytes)
+		}
+	}
 	o := &op{width: len(apis)}
 	scopes := make([]Scope, len(apis))
 	for i, api := range apis {
@@ -60,12 +75,31 @@ func (l *Ledger) Trigger(ctx context.Context, t Trigger) ([]Revocation, error) {
 		o.key += string(appendScope(nil, &scopes[i]))
 	}
 	o.key = fmt.Sprintf("trigger|%s|%t|%v|%q|%q|%q", o.key, t.Hold, boolWord(t.AllAEFs), t.Cause, t.Reason, t.Ticket)
+	if t.RequestID != "" {
+		// A repeat is found before anything is blocked: what it once blocked
+		// may have been lifted. The writer looks again.
+		known, err := l.knownRequest(&t, apis)
+		if err != nil || known != nil {
+			return known, err
+		}
+		o.key += "|" + t.RequestID
+	}
 	if t.Hold {
 		o.denies = scopes
 	}
 	var made []Revocation
 	o.apply = func(tx *txn) error {
 		made = make([]Revocation, 0, len(scopes))
+		known, err := tx.requested(&t, apis)
+		if err != nil {
+			tx.unblock(o.denies, tx.op.first)
+			return err
+		}
+		if known != nil {
+			made = known
+			tx.unblock(o.denies, tx.op.first)
+			return nil
+		}
 		for i := range scopes {
 			r, err := tx.trigger(&t, &scopes[i], tx.op.first+uint64(i))
 			if err != nil {
@@ -73,6 +107,7 @@ func (l *Ledger) Trigger(ctx context.Context, t Trigger) ([]Revocation, error) {
 			}
 			made = append(made, r)
 		}
+		tx.noteTrigger(&t, made)
 		return nil
 	}
 	err = l.submit(ctx, o)
@@ -255,6 +290,24 @@ func (t *txn) progress(r *Revocation, p *Progress, sequence uint64) {
 		t.putAEFClaim(r, sequence)
 	}
 	t.end(r, p.State)
+	t.audit(Audit{
+		Action: ActionCoreAnswer, By: byCore, Invoker: r.InvokerID, AEF: r.AEFID, APIs: apisOf(r), AllAPIs: r.AllAPIs,
+		Revocations: []string{r.ID}, State: r.State, Answer: lastAnswer(r),
+	})
+}
+
+func apisOf(r *Revocation) []string {
+	if r.AllAPIs {
+		return nil
+	}
+	return []string{r.APIID}
+}
+
+func lastAnswer(r *Revocation) *Answer {
+	if len(r.Answers) == 0 {
+		return nil
+	}
+	return &r.Answers[len(r.Answers)-1]
 }
 
 // revocationID names a revocation so that it is unique over ledgers: a lost

@@ -83,7 +83,7 @@ func (l *Ledger) write() {
 			}
 		case <-sweep.C:
 			// All that is due, unless somebody waits or the disk fails.
-			for len(l.ops) == 0 && !l.failed.Load() && l.sweepDue() {
+			for len(l.ops) == 0 && !l.failed.Load() && (l.sweepDue() || l.auditDue()) {
 				l.commitBatch([]*op{l.sweepOp()})
 			}
 		case <-l.stop:
@@ -184,6 +184,7 @@ func (l *Ledger) commitTxn(batch []*op) (*txn, error) {
 				return t.broken
 			}
 		}
+		t.pruneAudit()
 		t.putMeta()
 		if t.broken != nil {
 			return t.broken
@@ -198,6 +199,10 @@ func (l *Ledger) settle(t *txn) {
 	for _, r := range t.removals {
 		l.index.lower(appendScope(nil, &r.scope), !r.scope.Token.IsZero(), r.limit, r.remaining)
 		l.epochs.of(r.scope.Invoker).Add(1)
+	}
+	l.audits.Add(int64(t.audited))
+	if t.noted {
+		defer l.tellChanged()
 	}
 	queue := l.queue.Load()
 	for _, change := range t.pending {
@@ -227,6 +232,8 @@ type txn struct {
 	tally    tally
 	removals []removal
 	pending  []pendingChange
+	audited  int  // audit records added less those deleted
+	noted    bool // an audit record was added
 	broken   error
 	op       *op
 }
