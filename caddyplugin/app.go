@@ -18,6 +18,7 @@ import (
 	"github.com/caddy-capif/aef/internal/outbox"
 	"github.com/caddy-capif/aef/internal/policy"
 	"github.com/caddy-capif/aef/internal/reconcile"
+	"github.com/caddy-capif/aef/internal/revocation"
 	"github.com/caddy-capif/aef/internal/subscription"
 )
 
@@ -79,6 +80,8 @@ type App struct {
 	token  tokenSettings
 	events subscribeSettings
 	cancel context.CancelFunc
+	// running ends when this configuration does; nil before Start.
+	running atomic.Pointer[context.Context]
 
 	// hasTriggers is set by the first capif_trigger of this configuration:
 	// without one, no call pays for being handed on to it.
@@ -136,11 +139,19 @@ type Ledger struct {
 	// MustExist refuses to start when the file does not exist, so that a
 	// lost ledger is noticed before calls pass. Default: false.
 	MustExist bool `json:"must_exist,omitempty"`
+
+	// AuditRecords is how many audit records are kept, the newest. Default:
+	// 100000.
+	AuditRecords int64 `json:"audit_records,omitempty"`
+
+	// AuditAge is how long audit records are kept. Default: 8760h (a year).
+	AuditAge caddy.Duration `json:"audit_age,omitempty"`
 }
 
 type ledgerOptions struct {
 	path      string
 	mustExist bool
+	audit     revocation.Retention
 }
 
 // CaddyModule returns the Caddy module information.
@@ -182,6 +193,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	if a.DenyCache < 0 {
 		return fmt.Errorf("capif: deny_cache is %d; give a number of tokens of at least 1", a.DenyCache)
+	}
+	if a.Ledger != nil && (a.Ledger.AuditRecords < 0 || a.Ledger.AuditAge < 0) {
+		return errors.New("capif: audit_records and audit_age must not be negative")
 	}
 	if a.TriggerTimeout < 0 {
 		return fmt.Errorf("capif: trigger_timeout is %s; it must not be negative", time.Duration(a.TriggerTimeout))
@@ -226,6 +240,7 @@ func (a *App) ledgerOptions(re *resolver) ledgerOptions {
 		return o
 	}
 	o.mustExist = a.Ledger.MustExist
+	o.audit = revocation.Retention{Records: int(a.Ledger.AuditRecords), Age: time.Duration(a.Ledger.AuditAge)}
 	if path := re.text("ledger path", a.Ledger.Path); path != "" {
 		o.path = path
 	}
@@ -267,6 +282,7 @@ func (a *App) Start() error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
+	a.running.Store(&ctx)
 	for _, source := range a.heldSources() {
 		source.start(ctx)
 	}

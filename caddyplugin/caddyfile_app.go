@@ -46,6 +46,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		invoker_claim   <names...>
 //		ledger          [<path>] [{
 //			must_exist
+//			audit_records  <count>
+//			audit_age      <duration>
 //		}]
 //		deny_cache      <tokens>
 //		trigger_timeout <duration>
@@ -150,15 +152,24 @@ func (l *Ledger) unmarshal(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
+	once := onlyOnce{}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if d.Val() != "must_exist" {
-			return unrecognized(d, "must_exist")
+		word := d.Val()
+		err := once.check(d, word)
+		if err != nil {
+			return err
 		}
-		if l.MustExist {
-			return d.Err("must_exist is already specified")
+		switch word {
+		case "must_exist":
+			l.MustExist = true
+			err = none(d)
+		case "audit_records":
+			err = number(d, &l.AuditRecords)
+		case "audit_age":
+			err = duration(d, &l.AuditAge)
+		default:
+			err = unrecognized(d, "must_exist", "audit_records", "audit_age")
 		}
-		l.MustExist = true
-		err := none(d)
 		if err != nil {
 			return err
 		}

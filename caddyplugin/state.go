@@ -145,6 +145,7 @@ func (s *state) enforceLast() {
 	last := s.applied[len(s.applied)-1]
 	s.ledger.SetLogger(last.app.log.slog)
 	s.streams.SetLogger(last.app.log.slog)
+	s.ledger.SetRetention(last.app.options.audit)
 	s.cache.Resize(last.app.DenyCache)
 	s.outbox.Apply(last.outbox)
 	s.context.Apply(last.reconcile)

@@ -60,10 +60,25 @@ type Alarm struct {
 	Detail string `json:"detail"`
 }
 
+// Change is an alarm that was raised or cleared.
+type Change struct {
+	// Serial orders changes, also those of another process before this one.
+	Serial int64 `json:"serial"`
+	Raised bool  `json:"raised"`
+	Alarm
+}
+
+// maxChanges is how many changes are remembered.
+const maxChanges = 256
+
 // Set holds the alarms. The zero value is ready; it is safe for concurrent use.
 type Set struct {
 	mu     sync.Mutex
 	raised map[Name]Alarm
+
+	changes []Change      // the last ones, oldest first
+	serial  int64         // of the last change
+	told    chan struct{} // closed and replaced with each change
 }
 
 // Raise raises an alarm, logging its first occurrence.
@@ -80,6 +95,9 @@ func (s *Set) Raise(logger *slog.Logger, name Name, detail string) {
 		s.raised = make(map[Name]Alarm)
 	}
 	s.raised[name] = a
+	if !known {
+		s.note(true, a)
+	}
 	s.mu.Unlock()
 	if !known {
 		logger.Warn("alarm raised", "alarm", string(name), "detail", detail)
@@ -89,8 +107,12 @@ func (s *Set) Raise(logger *slog.Logger, name Name, detail string) {
 // Clear ends an alarm.
 func (s *Set) Clear(logger *slog.Logger, name Name) {
 	s.mu.Lock()
-	_, known := s.raised[name]
+	a, known := s.raised[name]
 	delete(s.raised, name)
+	if known {
+		a.Last = time.Now().UTC()
+		s.note(false, a)
+	}
 	s.mu.Unlock()
 	if known {
 		logger.Info("alarm cleared", "alarm", string(name))
@@ -107,4 +129,36 @@ func (s *Set) List() []Alarm {
 	}
 	slices.SortFunc(list, func(a, b Alarm) int { return strings.Compare(string(a.Name), string(b.Name)) })
 	return list
+}
+
+// note remembers a change; s is locked.
+func (s *Set) note(raised bool, a Alarm) {
+	s.serial = max(s.serial+1, time.Now().UnixMicro())
+	s.changes = append(s.changes, Change{Serial: s.serial, Raised: raised, Alarm: a})
+	s.changes = slices.Clone(s.changes[max(0, len(s.changes)-maxChanges):])
+	if s.told != nil {
+		close(s.told)
+		s.told = nil
+	}
+}
+
+// Changes returns what changed after a serial, oldest first, as far as it is
+// remembered, the serial of the last change (that of now if there was none), and
+// a channel that is closed at the next one.
+func (s *Set) Changes(after int64) ([]Change, int64, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.serial == 0 {
+		s.serial = time.Now().UnixMicro()
+	}
+	if s.told == nil {
+		s.told = make(chan struct{})
+	}
+	var later []Change
+	for _, c := range s.changes {
+		if c.Serial > after {
+			later = append(later, c)
+		}
+	}
+	return later, s.serial, s.told
 }
