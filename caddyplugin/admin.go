@@ -40,6 +40,9 @@ func (*adminAPI) Routes() []caddy.AdminRoute {
 		adminRoute(adminapi.PathLifts, methods{http.MethodPost: lift}),
 		adminRoute(adminapi.PathReconcile, methods{http.MethodPost: reconcileNow}),
 		adminRoute(adminapi.PathStatus, methods{http.MethodGet: showStatus}),
+		adminRoute(adminapi.PathCheck, methods{http.MethodPost: check}),
+		adminRoute(adminapi.PathAudit, methods{http.MethodGet: listAudit}),
+		{Pattern: adminapi.PathWatch, Handler: caddy.AdminHandlerFunc(watch)},
 	}
 }
 
@@ -61,11 +64,12 @@ func adminRoute(pattern string, m methods) caddy.AdminRoute {
 		}
 		app, err := runningApp()
 		if err != nil {
+			w.Header().Set(adminapi.HeaderError, adminapi.CodeNotConfigured)
 			return err
 		}
 		status, body, err := handle(app, r)
 		if err != nil {
-			return asAPIError(app, err)
+			return failed(w, asAPIError(app, err))
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(status)
@@ -83,13 +87,28 @@ func runningApp() (*App, error) {
 	return value.(*App), nil
 }
 
+// failed names the kind of an error in a header: the text is for people.
+func failed(w http.ResponseWriter, err caddy.APIError) error {
+	code := adminapi.CodeInternal
+	switch {
+	case err.HTTPStatus == http.StatusNotFound:
+		code = adminapi.CodeNotFound
+	case err.HTTPStatus == http.StatusServiceUnavailable:
+		code = adminapi.CodeUnavailable
+	case err.HTTPStatus < http.StatusInternalServerError:
+		code = adminapi.CodeInvalid
+	}
+	w.Header().Set(adminapi.HeaderError, code)
+	return err
+}
+
 func apiError(status int, format string, args ...any) caddy.APIError {
 	return caddy.APIError{HTTPStatus: status, Err: fmt.Errorf(format, args...)}
 }
 
 // asAPIError turns an error into an answer. Caddy looks for the value type and
 // unwraps nothing.
-func asAPIError(app *App, err error) error {
+func asAPIError(app *App, err error) caddy.APIError {
 	var api caddy.APIError
 	switch {
 	case errors.As(err, &api):
@@ -145,16 +164,16 @@ func listRevocations(app *App, r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	before, err := beforeOf(query.Get("before"))
+	if err != nil {
+		return 0, nil, err
+	}
 	q := revocation.RevocationQuery{
+		Before:  before,
 		Invoker: query.Get("api_invoker_id"),
+		API:     query.Get("api_id"),
 		State:   revocation.State(query.Get("state")),
 		Limit:   limit,
-	}
-	if before := query.Get("before"); before != "" {
-		q.Before, err = strconv.ParseUint(before, 10, 64)
-		if err != nil {
-			return 0, nil, apiError(http.StatusBadRequest, "before %q is not a number: give the next of the page before", before)
-		}
 	}
 	list, next, err := app.state.ledger.Revocations(q)
 	for _, found := range list {
@@ -183,6 +202,17 @@ func listClaims(app *App, r *http.Request) (int, any, error) {
 	return http.StatusOK, adminapi.ClaimList{Claims: list, Next: base64.RawURLEncoding.EncodeToString(next)}, err
 }
 
+func beforeOf(text string) (uint64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	before, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0, apiError(http.StatusBadRequest, "before %q is not a number: give the next of the page before", text)
+	}
+	return before, nil
+}
+
 const defaultPage = 100
 
 func limitOf(text string) (int, error) {
@@ -201,6 +231,14 @@ func limitOf(text string) (int, error) {
 func reconcileNow(app *App, r *http.Request) (int, any, error) {
 	var asked adminapi.ReconcileRequest
 	err := decode(r, &asked)
+	if err != nil {
+		return 0, nil, err
+	}
+	action := revocation.ActionReconcile
+	if asked.Accept {
+		action = revocation.ActionAccept
+	}
+	err = app.state.ledger.Note(r.Context(), action, revocation.Who{By: requestedBy(r), Reason: asked.Reason, Ticket: asked.Ticket})
 	if err != nil {
 		return 0, nil, err
 	}
@@ -260,7 +298,7 @@ func keysOf(app *App) []adminapi.Keys {
 }
 
 func showStatus(app *App, _ *http.Request) (int, any, error) {
-	ledger := app.state.ledger.Stats()
+	ledger, file := app.state.ledger.Stats(), app.state.ledger.FileStats()
 	cache := app.state.cache.Stats()
 	status := adminapi.Status{
 		AEFID:   app.aefID,
@@ -269,7 +307,7 @@ func showStatus(app *App, _ *http.Request) (int, any, error) {
 		Profile: app.core.Profile(),
 		Ledger: adminapi.Ledger{
 			Path: app.state.path, Ready: app.state.ledger.Ready(), Failing: ledger.Failing,
-			DeniedScopes: ledger.DeniedScopes, Pending: ledger.Pending,
+			DeniedScopes: ledger.DeniedScopes, Pending: ledger.Pending, AuditRecords: file.AuditRecords, Bytes: file.Bytes,
 		},
 		Keys:         keysOf(app),
 		Routes:       []adminapi.Route{},
@@ -280,7 +318,7 @@ func showStatus(app *App, _ *http.Request) (int, any, error) {
 		Alarms:       app.state.alarms.List(),
 	}
 	for _, r := range app.allRoutes() {
-		status.Routes = append(status.Routes, adminapi.Route{AEFID: r.aefID, APIName: r.apiName, APIIDs: r.apiIDs, Mode: r.mode, RequireContext: r.require})
+		status.Routes = append(status.Routes, r.shown())
 	}
 	return http.StatusOK, status, nil
 }

@@ -13,8 +13,10 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/caddy-capif/aef/internal/adminapi"
 	"github.com/caddy-capif/aef/internal/autotrigger"
 	"github.com/caddy-capif/aef/internal/coreclient"
+	"github.com/caddy-capif/aef/internal/enforce"
 	"github.com/caddy-capif/aef/internal/outbox"
 	"github.com/caddy-capif/aef/internal/policy"
 	"github.com/caddy-capif/aef/internal/reconcile"
@@ -365,6 +367,13 @@ type route struct {
 	require bool // the context must list the pair
 	// invokerClaims are the claims in which its tokens name the API invoker.
 	invokerClaims []string
+	decider       *enforce.Decider
+	answers       *answers
+	bind          bool // the token must be the caller's by its certificate
+}
+
+func (r *route) shown() adminapi.Route {
+	return adminapi.Route{AEFID: r.aefID, APIName: r.apiName, APIIDs: r.apiIDs, Mode: r.mode, RequireContext: r.require}
 }
 
 func (a *App) addRoute(r route) {

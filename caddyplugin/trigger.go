@@ -39,25 +39,31 @@ func trigger(app *App, r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, apiError(http.StatusBadRequest, "%w", err)
 	}
+	before := app.state.ledger.Sequence()
 	made, err := app.state.ledger.Trigger(r.Context(), t)
 	if err != nil {
 		return 0, nil, err
 	}
 	app.log.slog.Info("revocation triggered", "api_invoker_id", t.Invoker, "aef_id", t.AEF, "api_ids", t.APIs,
 		"cause", t.Cause, "hold", t.Hold, "requested_by", t.RequestedBy)
-	return app.awaitDecision(r.Context(), made, string(effective))
+	status, answer := app.awaitDecision(r.Context(), made, string(effective), !asked.NoWait)
+	answer.Existing = !slices.ContainsFunc(made, func(r revocation.Revocation) bool { return r.Sequence > before })
+	return status, answer, nil
 }
 
-// awaitDecision waits for the core, at most trigger_timeout.
-func (a *App) awaitDecision(ctx context.Context, made []revocation.Revocation, effective string) (int, any, error) {
+// awaitDecision says how it stands, and before that waits for the core, at most
+// trigger_timeout.
+func (a *App) awaitDecision(ctx context.Context, made []revocation.Revocation, effective string, wait bool) (int, *adminapi.RevocationResponse) {
 	sequences := make([]uint64, len(made))
 	for i := range made {
 		sequences[i] = made[i].Sequence
 	}
-	wait, cancel := context.WithTimeout(ctx, time.Duration(a.TriggerTimeout))
-	defer cancel()
-	_ = a.state.ledger.WaitDecided(wait, sequences) // what is pending then is said below
-	answer := adminapi.RevocationResponse{EffectiveScope: effective, Note: unseenSteps, Blocked: true}
+	if wait {
+		ctx, cancel := context.WithTimeout(ctx, time.Duration(a.TriggerTimeout))
+		defer cancel()
+		_ = a.state.ledger.WaitDecided(ctx, sequences) // what is pending then is said below
+	}
+	answer := &adminapi.RevocationResponse{EffectiveScope: effective, Note: unseenSteps, Blocked: true}
 	status := http.StatusOK
 	for i := range made {
 		now, err := a.state.ledger.RevocationBySequence(made[i].Sequence)
@@ -72,7 +78,7 @@ func (a *App) awaitDecision(ctx context.Context, made []revocation.Revocation, e
 		answer.Blocked = answer.Blocked && a.blocks(&now)
 		answer.Revocations = append(answer.Revocations, now)
 	}
-	return status, answer, nil
+	return status, answer
 }
 
 // blocks reports whether claims deny what a revocation is about.
@@ -97,7 +103,7 @@ func (a *App) monitored(aefID string, apis []string) bool {
 func triggerOf(app *App, asked *adminapi.RevocationRequest) (revocation.Trigger, error) {
 	t := revocation.Trigger{
 		Invoker: asked.APIInvokerID, AEF: asked.AEFID, APIs: asked.APIIDs, AllAEFs: asked.AllAEFs,
-		Cause: asked.Cause, Reason: asked.Reason, Ticket: asked.Ticket, Hold: asked.Hold == nil || *asked.Hold,
+		Cause: asked.Cause, Reason: asked.Reason, Ticket: asked.Ticket, RequestID: asked.RequestID, Hold: asked.Hold == nil || *asked.Hold,
 	}
 	if t.AEF == "" {
 		t.AEF = app.aefID
@@ -149,6 +155,7 @@ func lift(app *App, r *http.Request) (int, any, error) {
 	}
 	done, err := app.state.ledger.Lift(r.Context(), revocation.Lift{
 		Invoker: asked.APIInvokerID, AEF: asked.AEFID, APIs: asked.APIIDs,
+		Who: revocation.Who{By: requestedBy(r), Reason: asked.Reason, Ticket: asked.Ticket},
 	})
 	if err != nil {
 		return 0, nil, err

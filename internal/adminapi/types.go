@@ -17,6 +17,9 @@ const (
 	PathLifts       = "/capif/lifts"
 	PathStatus      = "/capif/status"
 	PathReconcile   = "/capif/reconcile"
+	PathCheck       = "/capif/check"
+	PathAudit       = "/capif/audit"
+	PathWatch       = "/capif/watch"
 )
 
 // MaxAPIIDs bounds api_ids of one request.
@@ -42,6 +45,12 @@ type RevocationRequest struct {
 	// Hold blocks the invoker here while the core's word is awaited.
 	// Default: true.
 	Hold *bool `json:"hold,omitempty"`
+	// RequestID, if set, names this request, at most 200 bytes. A repeat of it
+	// triggers nothing and answers with what the first one made; another
+	// request of the same name is refused.
+	RequestID string `json:"request_id,omitempty"`
+	// NoWait answers at once, without waiting for the core.
+	NoWait bool `json:"no_wait,omitempty"`
 }
 
 // RevocationResponse answers a trigger.
@@ -52,6 +61,9 @@ type RevocationResponse struct {
 	// EffectiveScope is what the core's profile makes of the request:
 	// this_aef or all_aefs.
 	EffectiveScope string `json:"effective_scope"`
+	// Existing says that nothing new was triggered: the same request, or an
+	// equal revocation that is pending, was there already.
+	Existing bool `json:"existing"`
 	// Note says what cannot be seen from here.
 	Note        string                  `json:"note"`
 	Revocations []revocation.Revocation `json:"revocations"`
@@ -92,6 +104,9 @@ type Pair struct {
 type ReconcileRequest struct {
 	// Accept lets a suspended mass change count: the core is right.
 	Accept bool `json:"accept,omitempty"`
+	// Reason and Ticket are recorded in the audit.
+	Reason string `json:"reason,omitempty"`
+	Ticket string `json:"ticket,omitempty"`
 }
 
 // ReconcileResponse answers it.
@@ -154,6 +169,96 @@ type ClaimList struct {
 	Next string `json:"next,omitempty"`
 }
 
+// AuditList is one page of audit records, newest first.
+type AuditList struct {
+	Audit []revocation.Audit `json:"audit"`
+	// Next continues the listing, as the query parameter before.
+	Next uint64 `json:"next,omitempty"`
+}
+
+// CheckRequest asks whether a call would pass, and why: of an API invoker whose
+// token is in order, or with a token.
+type CheckRequest struct {
+	// APIInvokerID or Token is required, not both.
+	APIInvokerID string `json:"api_invoker_id,omitempty"`
+	// Token is an access token. It is neither stored nor logged nor answered.
+	Token string `json:"token,omitempty"`
+	// APIID and AEFID narrow the check to routes that stand for them.
+	// Default: every route.
+	APIID string `json:"api_id,omitempty"`
+	AEFID string `json:"aef_id,omitempty"`
+}
+
+// CheckResponse answers it, with one check for each route.
+type CheckResponse struct {
+	Checks []Check `json:"checks"`
+}
+
+// Check is what becomes of a call at one route.
+type Check struct {
+	Route
+	// Passed says that the call is passed on: it is allowed, or the route only
+	// monitors.
+	Passed  bool `json:"passed"`
+	Allowed bool `json:"allowed"`
+	// Reason is allowed, or why not.
+	Reason string `json:"reason"`
+	// Status and Detail are what a refused caller is answered.
+	Status int    `json:"status,omitempty"`
+	Detail string `json:"detail,omitempty"`
+	// APIInvokerID is whom the token names, once it was verified.
+	APIInvokerID string `json:"api_invoker_id,omitempty"`
+	// Steps are those of the decision, in order, up to the one that refuses.
+	Steps []Step `json:"steps"`
+	// Claims are those that cover the call.
+	Claims []revocation.Claim `json:"claims"`
+	// Notes say what was not checked.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// Step is one question of a decision and its answer.
+type Step struct {
+	Step    string `json:"step"`
+	Passed  bool   `json:"passed"`
+	Outcome string `json:"outcome"`
+}
+
+// The events of a watch. The id of an event, given as Last-Event-ID, continues
+// the watch after it.
+const (
+	// EventStart begins every watch; its data is a WatchStart.
+	EventStart = "start"
+	// EventChange is a change that the audit records; its data is that record.
+	EventChange = "change"
+	// EventAlarm is an alarm raised or cleared; its data is an alarm.Change.
+	EventAlarm = "alarm"
+)
+
+// WatchStart says where a watch begins.
+type WatchStart struct {
+	// Sequence is that of the last change before the watch.
+	Sequence uint64 `json:"sequence"`
+	// Alarms are those that are raised now.
+	Alarms []alarm.Alarm `json:"alarms"`
+}
+
+// HeaderError is the header that names the kind of an error.
+const HeaderError = "Capif-Error"
+
+// The values of [HeaderError].
+const (
+	CodeNotConfigured = "not_configured" // the running Caddy has no capif app
+	CodeNotFound      = "not_found"      // there is no such record
+	CodeInvalid       = "invalid"        // the request is wrong
+	CodeUnavailable   = "unavailable"    // the ledger is not open or cannot be written
+	CodeInternal      = "internal"       // see the log
+)
+
+// Error is the body of an answer that is an error.
+type Error struct {
+	Error string `json:"error"`
+}
+
 // Status is the state of the AEF.
 type Status struct {
 	AEFID   string   `json:"aef_id"`
@@ -178,6 +283,9 @@ type Ledger struct {
 	Failing      bool   `json:"failing"`
 	DeniedScopes int64  `json:"denied_scopes"`
 	Pending      int    `json:"pending_revocations"`
+	AuditRecords int64  `json:"audit_records"`
+	// Bytes is the size of the file.
+	Bytes int64 `json:"bytes"`
 }
 
 // Keys is the state of one key source.

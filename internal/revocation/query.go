@@ -78,6 +78,7 @@ func (l *Ledger) RevocationBySequence(sequence uint64) (Revocation, error) {
 // RevocationQuery selects revocations. The zero value selects the newest.
 type RevocationQuery struct {
 	Invoker string
+	API     string
 	State   State
 	// Before continues a listing: only sequences below it; 0 for no bound.
 	Before uint64
@@ -124,7 +125,7 @@ func (l *Ledger) Revocations(q RevocationQuery) ([]Revocation, uint64, error) {
 }
 
 func (q *RevocationQuery) selects(r *Revocation) bool {
-	return (q.Invoker == "" || r.InvokerID == q.Invoker) && (q.State == "" || r.State == q.State)
+	return (q.Invoker == "" || r.InvokerID == q.Invoker) && (q.API == "" || r.APIID == q.API) && (q.State == "" || r.State == q.State)
 }
 
 // ClaimQuery selects claims.

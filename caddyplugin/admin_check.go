@@ -1,0 +1,98 @@
+package caddyplugin
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/caddy-capif/aef/internal/adminapi"
+	"github.com/caddy-capif/aef/internal/enforce"
+	"github.com/caddy-capif/aef/internal/revocation"
+)
+
+// check says what becomes of a call, and why, at each route that it is asked
+// about. It is the routes' own deciders that decide.
+func check(app *App, r *http.Request) (int, any, error) {
+	var asked adminapi.CheckRequest
+	err := decode(r, &asked)
+	switch {
+	case err != nil:
+		return 0, nil, err
+	case (asked.APIInvokerID == "") == (asked.Token == ""):
+		return 0, nil, apiError(http.StatusBadRequest, "give either api_invoker_id or token")
+	case len(asked.APIInvokerID) > revocation.MaxIDBytes:
+		return 0, nil, apiError(http.StatusBadRequest, "api_invoker_id is longer than %d bytes", revocation.MaxIDBytes)
+	}
+	answer := adminapi.CheckResponse{Checks: []adminapi.Check{}}
+	for _, route := range app.allRoutes() {
+		if (asked.AEFID != "" && asked.AEFID != route.aefID) || (asked.APIID != "" && !slices.Contains(route.apiIDs, asked.APIID)) {
+			continue
+		}
+		one, err := app.checkAt(r.Context(), &route, &asked)
+		if err != nil {
+			return 0, nil, err
+		}
+		answer.Checks = append(answer.Checks, one)
+	}
+	if len(answer.Checks) == 0 {
+		return 0, nil, apiError(http.StatusNotFound, "no route stands for api_id %q at aef_id %q; GET %s lists the routes", asked.APIID, asked.AEFID, adminapi.PathStatus)
+	}
+	return http.StatusOK, answer, nil
+}
+
+func (a *App) checkAt(ctx context.Context, r *route, asked *adminapi.CheckRequest) (adminapi.Check, error) {
+	var e enforce.Explanation
+	if asked.Token != "" {
+		e = r.decider.Explain(ctx, []string{"Bearer " + asked.Token}, time.Now())
+	} else {
+		e = r.decider.ExplainInvoker(ctx, asked.APIInvokerID, time.Now())
+	}
+	c := adminapi.Check{
+		Route: r.shown(), Allowed: e.Reason == enforce.Allowed, Reason: e.Reason.String(),
+		Steps: []adminapi.Step{}, Claims: []revocation.Claim{},
+	}
+	c.Passed = c.Allowed || r.mode == modeMonitor
+	for _, s := range e.Steps {
+		c.Steps = append(c.Steps, adminapi.Step{Step: s.Name, Passed: s.Passed, Outcome: s.Outcome})
+	}
+	if !c.Allowed {
+		refusal := r.answers.of(&e.Decision)
+		c.Status, c.Detail = refusal.status, refusal.detail
+	}
+	if r.mode == modeMonitor && !c.Allowed {
+		c.Notes = append(c.Notes, "the route only monitors: the call is passed on all the same")
+	}
+	if r.bind {
+		c.Notes = append(c.Notes, "the caller's client certificate was not checked: the route requires that it names the API invoker")
+	}
+	if e.Entry == nil {
+		return c, nil
+	}
+	c.APIInvokerID = e.Entry.Invoker
+	claims, err := a.covering(r, e.Entry.Invoker, revocation.Digest(e.Entry.Digest))
+	c.Claims = append(c.Claims, claims...)
+	return c, err
+}
+
+// covering returns the claims that cover calls of an invoker at a route, with a
+// token if one is named.
+func (a *App) covering(r *route, invoker string, token revocation.Digest) ([]revocation.Claim, error) {
+	var covering []revocation.Claim
+	q := revocation.ClaimQuery{Invoker: invoker}
+	for {
+		claims, next, err := a.state.ledger.Claims(q)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range claims {
+			if (c.AEF == "" || c.AEF == r.aefID) && (c.API == "" || slices.Contains(r.apiIDs, c.API)) && (c.Token.IsZero() || c.Token == token) {
+				covering = append(covering, c)
+			}
+		}
+		if next == nil {
+			return covering, nil
+		}
+		q.After = next
+	}
+}
