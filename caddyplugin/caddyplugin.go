@@ -10,6 +10,8 @@
 //	http.handlers.capif_health    answers readiness probes
 //	admin.api.capif               the trigger and all that operators do
 //
+// and the command `caddy capif`, which speaks to the admin API.
+//
 // State lives in [state], which is shared by the old and the new configuration
 // over a reload; everything else belongs to one configuration. It is the only
 // package of the project that imports Caddy.
@@ -18,6 +20,7 @@ package caddyplugin
 import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 )
 
 func init() {
@@ -27,6 +30,8 @@ func init() {
 	caddy.RegisterModule(Callback{})
 	caddy.RegisterModule(new(Health))
 	caddy.RegisterModule(adminAPI{})
+
+	caddycmd.RegisterCommand(capifCommand())
 
 	httpcaddyfile.RegisterGlobalOption("capif", parseGlobalOption)
 	httpcaddyfile.RegisterHandlerDirective("capif_enforce", parseEnforce)

@@ -32,8 +32,8 @@ type Lifted struct {
 	Counts []CountRef
 }
 
-// covers says whether the lift is about claims and revocations of this scope.
-func (lift *Lift) covers(s *Scope) bool {
+// Covers says whether the lift is about claims and revocations of this scope.
+func (lift *Lift) Covers(s *Scope) bool {
 	if lift.AEF != "" && s.AEF != lift.AEF {
 		return false
 	}
@@ -91,7 +91,7 @@ func (t *txn) lift(lift *Lift, sequence uint64) (Lifted, error) {
 			return Lifted{}, err
 		}
 		switch {
-		case lift.covers(&c.Scope):
+		case lift.Covers(&c.Scope):
 			done.Claims = append(done.Claims, c)
 		case lift.touches(&c.Scope):
 			done.StillDenying = append(done.StillDenying, c)
@@ -107,7 +107,7 @@ func (t *txn) lift(lift *Lift, sequence uint64) (Lifted, error) {
 			return Lifted{}, listedButGone(err)
 		}
 		s := r.scope()
-		if lift.covers(&s) {
+		if lift.Covers(&s) {
 			done.Cancelled = append(done.Cancelled, r)
 		}
 	}

@@ -45,18 +45,28 @@ func RunChild(caddyMain func()) {
 // process of its own with dir for everything it writes. It returns all that the
 // command wrote, and an error if it failed. ctx should have a deadline.
 func RunCommand(ctx context.Context, dir string, args ...string) (string, error) {
-	executable, err := os.Executable()
+	cmd, err := Command(ctx, dir, args...)
 	if err != nil {
-		return "", fmt.Errorf("caddy %s: %w", args[0], err)
+		return "", err
 	}
-	cmd := exec.CommandContext(ctx, executable)
-	cmd.Dir = dir
-	cmd.Env = append(environment(dir), commandEnv+"="+strings.Join(args, "\n"))
 	output, err := cmd.CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("caddy %s: %w", args[0], errors.Join(err, ctx.Err()))
 	}
 	return string(output), err
+}
+
+// Command prepares a Caddy command for a caller that starts it itself, with its own
+// input and output. It is killed when ctx ends.
+func Command(ctx context.Context, dir string, args ...string) (*exec.Cmd, error) {
+	executable, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("caddy %s: %w", args[0], err)
+	}
+	cmd := exec.CommandContext(ctx, executable)
+	cmd.Dir = dir
+	cmd.Env = append(environment(dir), commandEnv+"="+strings.Join(args, "\n"))
+	return cmd, nil
 }
 
 // environment keeps what a child writes in its folder.
