@@ -137,7 +137,9 @@ func running(cmd *cobra.Command, f func(context.Context, *console, []string) err
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 			defer stop()
 			err := run(ctx, cmd, args, f)
-			if err != nil && err.Error() != "" {
+			if errors.Is(err, context.Canceled) {
+				fmt.Fprintln(cmd.ErrOrStderr(), "Interrupted.")
+			} else if err != nil && err.Error() != "" {
 				fmt.Fprintln(cmd.ErrOrStderr(), "Error:", err)
 			}
 			cmd.SilenceErrors = true // said above

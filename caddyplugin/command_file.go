@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -146,24 +147,24 @@ func (c *console) sendBatch(ctx context.Context, b *batch, f *revokeFlags) error
 func (c *console) send(ctx context.Context, b *batch, concurrent int, result *fileResult) error {
 	progress := c.progress(len(b.rows))
 	defer progress.end()
-	group, ctx := errgroup.WithContext(ctx)
+	group, sending := errgroup.WithContext(ctx)
 	group.SetLimit(concurrent)
 	for i := range b.rows {
-		if ctx.Err() != nil {
+		if sending.Err() != nil {
 			break
 		}
 		group.Go(func() error {
 			row := &b.rows[i]
 			row.request.RequestID = fmt.Sprintf("%s/%d", b.name, row.line)
 			row.request.NoWait = true
-			answer, _, err := c.client.Revoke(ctx, &row.request)
+			answer, _, err := c.client.Revoke(sending, &row.request)
 			result.mu.Lock()
 			defer result.mu.Unlock()
 			var call *adminapi.CallError
 			switch {
 			case errors.As(err, &call) && call.Kind == adminapi.KindInvalid:
 				result.Failed++
-				progress.note("line %d: %s", row.line, printable(call.Message))
+				progress.note("line %d: %s", row.line, refusal(call.Message))
 			case err != nil:
 				return err
 			case answer.Existing:
@@ -183,6 +184,14 @@ func (c *console) send(ctx context.Context, b *batch, concurrent int, result *fi
 		err = ctx.Err()
 	}
 	return err
+}
+
+// refusal is why a row was refused, in the words of a file.
+func refusal(message string) string {
+	if strings.Contains(message, revocation.ErrRequestReused.Error()) {
+		message += ": this row was sent before, with other flags; give the same flags, or another --batch to send it anew"
+	}
+	return printable(message)
 }
 
 // preview shows what a file would hit.

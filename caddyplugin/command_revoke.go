@@ -19,8 +19,6 @@ type revokeFlags struct {
 	file    fileFlags
 }
 
-const defaultWait = time.Minute
-
 func revokeCommand() *cobra.Command {
 	var f revokeFlags
 	var allAEFs, noHold bool
@@ -59,8 +57,7 @@ not sent twice. --batch gives the rows another name, and so sends them anew.`,
 	flags.BoolVar(&allAEFs, "all-aefs", false, "Ask the core to revoke at every AEF; --all-aefs=false to ask for this one only")
 	flags.BoolVar(&noHold, "no-hold", false, "Block only with the core's answer, and not if the core rejects the request")
 	flags.StringVar(&f.request.RequestID, "request-id", "", "Name of this request: a repeat of it triggers nothing")
-	flags.DurationVar(&f.wait, "wait", 0, "Wait so long for the core to decide")
-	flags.Lookup("wait").NoOptDefVal = defaultWait.String()
+	flags.DurationVar(&f.wait, "wait", 0, "Wait so long for the core to decide, such as 1m")
 	f.file.flags(cmd)
 	cmd.MarkFlagsMutuallyExclusive("from", "invoker")
 	cmd.MarkFlagsMutuallyExclusive("from", "api")

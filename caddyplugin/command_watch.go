@@ -29,7 +29,7 @@ core sets or lifts, lifts, and alarms. A reload of Caddy ends the stream; the co
 takes it up again without losing an event, as it does when Caddy is restarted. --after
 goes on after an event of an earlier watch: its id is in the JSON. Ends with Ctrl-C, or
 after --count events.`,
-		Example: "  caddy capif watch\n  caddy capif watch --json --after 1042-1764061000000000 --count 10",
+		Example: "  caddy capif watch\n  caddy capif watch --json --after 42-1764061000000000 --count 3",
 		Args:    cobra.NoArgs,
 	}
 	cmd.Flags().StringVar(&after, "after", "", "Go on after this event")
