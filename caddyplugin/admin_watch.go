@@ -171,5 +171,7 @@ func (s *stream) write(text string) error {
 	if err != nil {
 		return err
 	}
-	return s.control.Flush()
+	err = s.control.Flush()
+	_ = s.control.SetWriteDeadline(time.Time{}) // the connection may serve others after this
+	return err
 }

@@ -137,10 +137,11 @@ func running(cmd *cobra.Command, f func(context.Context, *console, []string) err
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 			defer stop()
 			err := run(ctx, cmd, args, f)
-			if errors.Is(err, context.Canceled) {
-				fmt.Fprintln(cmd.ErrOrStderr(), "Interrupted.")
-			} else if err != nil && err.Error() != "" {
-				fmt.Fprintln(cmd.ErrOrStderr(), "Error:", err)
+			switch {
+			case errors.Is(err, context.Canceled):
+				cmd.PrintErrln("Interrupted.")
+			case err != nil && err.Error() != "":
+				cmd.PrintErrln("Error:", err)
 			}
 			cmd.SilenceErrors = true // said above
 			return codeOf(err), nil
@@ -187,15 +188,21 @@ func dialAdmin(address string) (*adminapi.Client, error) {
 	return adminapi.NewClient(options), nil
 }
 
+// sayf writes to standard output, where the result goes, and tellf to standard
+// error. A terminal that is gone is no reason to stop half-way.
+func (c *console) sayf(format string, args ...any) { _, _ = fmt.Fprintf(c.out, format, args...) }
+
+func (c *console) tellf(format string, args ...any) { _, _ = fmt.Fprintf(c.err, format, args...) }
+
 // confirm asks a yes-or-no question on standard error.
 func (c *console) confirm(yes bool, format string, args ...any) error {
 	if yes {
 		return nil
 	}
-	fmt.Fprintf(c.err, format+" [y/N] ", args...)
+	c.tellf(format+" [y/N] ", args...)
 	line, err := c.in.ReadString('\n')
 	if err != nil {
-		fmt.Fprintln(c.err)
+		c.tellf("\n")
 	}
 	switch strings.ToLower(strings.TrimSpace(line)) {
 	case "y", "yes":

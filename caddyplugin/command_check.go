@@ -91,21 +91,21 @@ func (c *console) check(k *adminapi.Check) {
 	case !k.Passed:
 		verdict = fmt.Sprintf("would be REFUSED with %d", k.Status)
 	}
-	fmt.Fprintf(c.out, "%s: %s (%s)\n", printable(routeText(&k.Route)), verdict, k.Reason)
+	c.sayf("%s: %s (%s)\n", printable(routeText(&k.Route)), verdict, k.Reason)
 	for _, s := range k.Steps {
 		mark := "ok"
 		if !s.Passed {
 			mark = "NO"
 		}
-		fmt.Fprintf(c.out, "  %-3s %-8s %s\n", mark, s.Step, printable(s.Outcome))
+		c.sayf("  %-3s %-8s %s\n", mark, s.Step, printable(s.Outcome))
 	}
 	if k.Detail != "" {
-		fmt.Fprintf(c.out, "  the caller is told: %s\n", printable(k.Detail))
+		c.sayf("  the caller is told: %s\n", printable(k.Detail))
 	}
 	if len(k.Claims) > 0 {
 		c.claims(k.Claims)
 	}
 	for _, note := range k.Notes {
-		fmt.Fprintf(c.out, "  note: %s\n", printable(note))
+		c.sayf("  note: %s\n", printable(note))
 	}
 }

@@ -120,3 +120,17 @@ func TestCommandOverUnixSocket(t *testing.T) {
 		t.Errorf("caddy: got exit code %d; want 0\n%s", code, log.String())
 	}
 }
+
+// TestWatchEndsWithCtrlC ends with a code of its own.
+func TestWatchEndsWithCtrlC(t *testing.T) {
+	b := newAdminBed(t, nil)
+	w := b.watch()
+	w.next(b.bed, adminapi.EventStart)
+	must(t, w.cmd.Process.Signal(os.Interrupt))
+	for range w.events {
+	}
+	_ = w.cmd.Wait()
+	if code := w.cmd.ProcessState.ExitCode(); code != 130 {
+		t.Errorf("got exit code %d; want 130", code)
+	}
+}

@@ -84,7 +84,7 @@ func (c *console) revokeFile(ctx context.Context, f *revokeFlags) error {
 	b, problems := readBatch(data, &f.request, status.AEFID, status.AEFIDs)
 	if len(problems) > 0 {
 		for _, p := range problems[:min(len(problems), shownProblems)] {
-			fmt.Fprintf(c.err, "%s:%s\n", f.file.path, printable(p))
+			c.tellf("%s:%s\n", f.file.path, printable(p))
 		}
 		return exitWith(exitInvalid, "%d problems in %s; nothing was sent", len(problems), f.file.path)
 	}
@@ -107,7 +107,7 @@ func (c *console) sendBatch(ctx context.Context, b *batch, f *revokeFlags) error
 	err := c.send(ctx, b, f.file.concurrent, result)
 	done := result.Triggered + result.Existing + result.Failed
 	if err != nil {
-		fmt.Fprintf(c.err, "Stopped after %d of %d rows. Run the same command again: it goes on where it was, and sends nothing twice.\n", done, result.Rows)
+		c.tellf("Stopped after %d of %d rows. Run the same command again: it goes on where it was, and sends nothing twice.\n", done, result.Rows)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -130,7 +130,7 @@ func (c *console) sendBatch(ctx context.Context, b *batch, f *revokeFlags) error
 			return err
 		}
 	} else {
-		fmt.Fprintf(c.out, "%d rows: %d triggered, %d there already, %d refused; %d wait for the core. Batch %s.\n",
+		c.sayf("%d rows: %d triggered, %d there already, %d refused; %d wait for the core. Batch %s.\n",
 			result.Rows, result.Triggered, result.Existing, result.Failed, result.Pending, result.Batch)
 	}
 	if result.Failed > 0 {
@@ -217,9 +217,9 @@ func (c *console) preview(b *batch, status *adminapi.Status) {
 	}
 	shown.table([]string{"AEF", "API", "ROUTE", "ROWS", "API INVOKERS"}, rows)
 	if b.repeated > 0 {
-		fmt.Fprintf(c.err, "%d rows repeat an earlier one and are left out.\n", b.repeated)
+		c.tellf("%d rows repeat an earlier one and are left out.\n", b.repeated)
 	}
-	fmt.Fprintf(c.err, "Batch %s: rows that were sent under this name are not sent again.\n", b.name)
+	c.tellf("Batch %s: rows that were sent under this name are not sent again.\n", b.name)
 }
 
 // progress is a bar on a terminal, and a line now and then elsewhere.
@@ -247,7 +247,7 @@ func (p *progress) step() {
 	case p.bar != nil:
 		_ = p.bar.Add(1) // a terminal that is gone
 	case p.done%plainSteps == 0:
-		fmt.Fprintf(p.c.err, "%d of %d rows\n", p.done, p.total)
+		p.c.tellf("%d of %d rows\n", p.done, p.total)
 	}
 }
 
@@ -255,12 +255,12 @@ func (p *progress) note(format string, args ...any) {
 	if p.bar != nil {
 		_ = p.bar.Clear()
 	}
-	fmt.Fprintf(p.c.err, format+"\n", args...)
+	p.c.tellf(format+"\n", args...)
 }
 
 func (p *progress) end() {
 	if p.bar != nil {
 		_ = p.bar.Exit()
-		fmt.Fprintln(p.c.err)
+		p.c.tellf("\n")
 	}
 }

@@ -78,7 +78,7 @@ how to go on.`,
 		}
 		c.revocations(list.Revocations)
 		if !p.all && next > 0 {
-			fmt.Fprintf(c.err, "There are more: go on with --before %d, or give --all.\n", next)
+			c.tellf("There are more: go on with --before %d, or give --all.\n", next)
 		}
 		return nil
 	})
@@ -106,7 +106,7 @@ func (c *console) listClaims(ctx context.Context, p *page, after string) error {
 	}
 	c.claims(list.Claims)
 	if !p.all && next != "" {
-		fmt.Fprintf(c.err, "There are more: go on with --after %s, or give --all.\n", next)
+		c.tellf("There are more: go on with --after %s, or give --all.\n", next)
 	}
 	return nil
 }
@@ -143,7 +143,7 @@ or lifted by itself. Actions: ` + actionWords() + `.`,
 		}
 		c.audits(list.Audit)
 		if !p.all && next > 0 {
-			fmt.Fprintf(c.err, "There are more: go on with --before %d, or give --all.\n", next)
+			c.tellf("There are more: go on with --before %d, or give --all.\n", next)
 		}
 		return nil
 	})

@@ -12,13 +12,13 @@ import (
 // table writes rows in columns.
 func (c *console) table(header []string, rows [][]string) {
 	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, strings.Join(header, "\t"))
+	_, _ = w.Write([]byte(strings.Join(header, "\t") + "\n")) // into memory
 	for _, row := range rows {
 		cells := make([]string, len(row))
 		for i, cell := range row {
 			cells[i] = printable(cell)
 		}
-		fmt.Fprintln(w, strings.Join(cells, "\t"))
+		_, _ = w.Write([]byte(strings.Join(cells, "\t") + "\n"))
 	}
 	_ = w.Flush() // as with every other write to the terminal
 }

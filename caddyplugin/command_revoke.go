@@ -2,7 +2,6 @@ package caddyplugin
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"time"
 
@@ -97,13 +96,13 @@ func (c *console) revoke(ctx context.Context, f *revokeFlags) error {
 	}
 	switch {
 	case answer.Existing:
-		fmt.Fprintln(c.out, "This was triggered before; nothing new was triggered.")
+		c.sayf("This was triggered before; nothing new was triggered.\n")
 	case answer.Blocked:
-		fmt.Fprintln(c.out, "Blocked here: no call of what was revoked is passed on any more.")
+		c.sayf("Blocked here: no call of what was revoked is passed on any more.\n")
 	default:
-		fmt.Fprintln(c.out, "NOT blocked here (yet): without hold, before the core's answer, or because a route only monitors.")
+		c.sayf("NOT blocked here (yet): without hold, before the core's answer, or because a route only monitors.\n")
 	}
-	fmt.Fprintf(c.out, "Scope at the core: %s. %s.\n", answer.EffectiveScope, strings.ToUpper(answer.Note[:1])+answer.Note[1:])
+	c.sayf("Scope at the core: %s. %s.\n", answer.EffectiveScope, strings.ToUpper(answer.Note[:1])+answer.Note[1:])
 	c.revocations(answer.Revocations)
 	return outcome(answer.Revocations, f.wait > 0)
 }
@@ -229,20 +228,20 @@ func (c *console) confirmLift(ctx context.Context, asked *adminapi.LiftRequest, 
 }
 
 func (c *console) lifted(answer *adminapi.LiftResponse) {
-	fmt.Fprintf(c.out, "%d claims lifted, %d pending revocations ended.\n", len(answer.Lifted), len(answer.Cancelled))
+	c.sayf("%d claims lifted, %d pending revocations ended.\n", len(answer.Lifted), len(answer.Cancelled))
 	if len(answer.Lifted) > 0 {
 		c.claims(answer.Lifted)
 	}
 	if len(answer.StillDenying)+len(answer.NotInContext) == 0 {
-		fmt.Fprintln(c.out, "Nothing else that is known here denies these calls.")
+		c.sayf("Nothing else that is known here denies these calls.\n")
 		return
 	}
 	if len(answer.StillDenying) > 0 {
-		fmt.Fprintln(c.out, "These claims STILL DENY calls; lift them too if that is meant:")
+		c.sayf("These claims STILL DENY calls; lift them too if that is meant:\n")
 		c.claims(answer.StillDenying)
 	}
 	for _, p := range answer.NotInContext {
-		fmt.Fprintf(c.out, "The security context at the core does not list API %s at %s: calls are STILL REFUSED until the API invoker is authorized again there.\n",
+		c.sayf("The security context at the core does not list API %s at %s: calls are STILL REFUSED until the API invoker is authorized again there.\n",
 			printable(p.APIID), printable(p.AEFID))
 	}
 }

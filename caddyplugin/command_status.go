@@ -65,7 +65,7 @@ func (c *console) status(s *adminapi.Status) {
 		rows = append(rows, []string{"ALARM", fmt.Sprintf("%s since %s, %d times: %s", a.Name, at(a.Since), a.Count, a.Detail)})
 	}
 	for _, row := range rows {
-		fmt.Fprintf(c.out, "%-13s %s\n", row[0], printable(row[1]))
+		c.sayf("%-13s %s\n", row[0], printable(row[1]))
 	}
 }
 
@@ -140,11 +140,11 @@ counts: the core is right. Look at the core before that.`,
 		}
 		switch {
 		case asked.Accept && answer.Accepted:
-			fmt.Fprintln(c.out, "The suspended mass change counts now.")
+			c.sayf("The suspended mass change counts now.\n")
 		case asked.Accept:
-			fmt.Fprintln(c.out, "No mass change was suspended.")
+			c.sayf("No mass change was suspended.\n")
 		}
-		fmt.Fprintf(c.out, "Contexts are being read again: %s. `caddy capif status` shows how far it is.\n", contextsText(&answer.Contexts))
+		c.sayf("Contexts are being read again: %s. `caddy capif status` shows how far it is.\n", contextsText(&answer.Contexts))
 		return nil
 	})
 }

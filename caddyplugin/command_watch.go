@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -49,7 +48,7 @@ after --count events.`,
 			}
 			return nil
 		}, func(err error) {
-			fmt.Fprintf(c.err, "The stream broke off (%v); taking it up again.\n", err)
+			c.tellf("The stream broke off (%v); taking it up again.\n", err)
 		})
 		if errors.Is(err, errEnough) {
 			return nil
@@ -70,7 +69,7 @@ func (c *console) event(e *adminapi.Event) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(c.err, "Watching from %s on; %d alarms raised.\n", e.ID, len(start.Alarms))
+		c.tellf("Watching from %s on; %d alarms raised.\n", e.ID, len(start.Alarms))
 	case adminapi.EventAlarm:
 		var change alarm.Change
 		err := json.Unmarshal(e.Data, &change)
@@ -81,7 +80,7 @@ func (c *console) event(e *adminapi.Event) error {
 		if !change.Raised {
 			word = "cleared"
 		}
-		fmt.Fprintf(c.out, "%s  alarm        %s %s: %s\n", at(change.Last), change.Name, word, printable(change.Detail))
+		c.sayf("%s  alarm        %s %s: %s\n", at(change.Last), change.Name, word, printable(change.Detail))
 	case adminapi.EventChange:
 		var a revocation.Audit
 		err := json.Unmarshal(e.Data, &a)
@@ -92,10 +91,10 @@ func (c *console) event(e *adminapi.Event) error {
 		if a.AllAPIs {
 			apis = "all APIs"
 		}
-		fmt.Fprintf(c.out, "%s  %-11s  %s\n", at(a.At), a.Action, printable(strings.Join(strings.Fields(strings.Join(
+		c.sayf("%s  %-11s  %s\n", at(a.At), a.Action, printable(strings.Join(strings.Fields(strings.Join(
 			[]string{a.Invoker, a.AEF, apis, whatCame(&a), a.Cause, a.Reason, a.Ticket, "by", a.By}, " ")), " ")))
 	default:
-		fmt.Fprintf(c.out, "%s %s\n", printable(e.Name), printable(string(e.Data)))
+		c.sayf("%s %s\n", printable(e.Name), printable(string(e.Data)))
 	}
 	return nil
 }

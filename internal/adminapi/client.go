@@ -239,6 +239,9 @@ type Event struct {
 const (
 	watchRetry    = 100 * time.Millisecond
 	watchRetryMax = 5 * time.Second
+	// watchPatience is how long a Caddy may be up without the app: while it
+	// starts, its admin endpoint answers before the configuration is in force.
+	watchPatience = 30 * time.Second
 	maxEvent      = 4 << 20
 )
 
@@ -247,22 +250,55 @@ const (
 // where it was; lost is told of it. after is the id of the event to go on after, ""
 // to begin now. A Caddy that cannot be reached at the beginning is an error.
 func (c *Client) Watch(ctx context.Context, after string, f func(Event) error, lost func(error)) error {
+	w := &watching{client: c, after: after, f: f, lost: lost}
+	for {
+		err := w.connect(ctx)
+		var call *CallError
+		if !errors.As(err, &call) || !w.begun || time.Since(w.heard) > watchPatience ||
+			(call.Kind != KindNotConfigured && call.Kind != KindUnavailable) {
+			return err
+		}
+		lost(err)
+		again := time.NewTimer(watchRetry)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// watching is a watch with what it has come to.
+type watching struct {
+	client *Client
+	after  string // the id of the last event
+	begun  bool
+	heard  time.Time // when something came last
+	f      func(Event) error
+	lost   func(error)
+}
+
+// connect follows the stream, over breaks, until there is an answer that is no
+// stream.
+func (w *watching) connect(ctx context.Context) error {
+	c := w.client
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	request, err := c.request(ctx, http.MethodGet, PathWatch, nil, nil)
 	if err != nil {
 		return err
 	}
-	if after != "" {
-		request.Header.Set("Last-Event-ID", after)
+	if w.after != "" {
+		request.Header.Set("Last-Event-ID", w.after)
 	}
-	begun := false
 	stream := sse.Client{
 		HTTPClient: c.http,
 		Backoff:    sse.Backoff{InitialInterval: watchRetry, Multiplier: 1.5, MaxInterval: watchRetryMax},
 		OnRetry: func(err error, _ time.Duration) {
-			if begun {
-				lost(err)
+			if w.begun {
+				w.heard = time.Now()
+				w.lost(err)
 				return
 			}
 			cancel(c.notAnswered(ctx, connectionError(err)))
@@ -281,14 +317,15 @@ func (c *Client) Watch(ctx context.Context, after string, f func(Event) error, l
 	connection := stream.NewConnection(request)
 	connection.Buffer(nil, maxEvent)
 	connection.SubscribeToAll(func(e sse.Event) {
-		begun = true
 		if ctx.Err() != nil {
 			return
 		}
-		err := f(Event{ID: e.LastEventID, Name: e.Type, Data: json.RawMessage(e.Data)})
+		err := w.f(Event{ID: e.LastEventID, Name: e.Type, Data: json.RawMessage(e.Data)})
 		if err != nil {
 			cancel(err)
+			return
 		}
+		w.begun, w.heard, w.after = true, time.Now(), e.LastEventID
 	})
 	err = connection.Connect()
 	if cause := context.Cause(ctx); cause != nil {
