@@ -179,7 +179,9 @@ func (l *Ledger) auditDue() bool {
 
 // countAudit counts the records anew.
 func (l *Ledger) countAudit(tx *bolt.Tx) {
-	l.audits.Store(int64(tx.Bucket(bucketAudit).Stats().KeyN))
+	if b := tx.Bucket(bucketAudit); b != nil { // it is made where it lacks
+		l.audits.Store(int64(b.Stats().KeyN))
+	}
 }
 
 // readAudit decodes a record; a damaged one is shown as one.

@@ -1,6 +1,7 @@
 package revocation
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -177,10 +179,8 @@ func prepare(db *bolt.DB, mustExist bool) (bool, error) {
 		return nil
 	})
 	switch {
-	case err != nil:
+	case err != nil || known:
 		return false, err
-	case known:
-		return false, addBuckets(db)
 	case mustExist:
 		return false, errMustExist
 	}
@@ -191,7 +191,12 @@ func prepare(db *bolt.DB, mustExist bool) (bool, error) {
 	return true, nil
 }
 
-// addBuckets brings a file of an earlier program up to date.
+func isAdded(name []byte) bool {
+	return slices.ContainsFunc(addedBuckets, func(added []byte) bool { return bytes.Equal(added, name) })
+}
+
+// addBuckets brings a file of an earlier program up to date. It comes once the file
+// was found to be in order: one that is refused is not changed.
 func addBuckets(db *bolt.DB) error {
 	missing := false
 	err := db.View(func(tx *bolt.Tx) error {
@@ -247,7 +252,7 @@ type counters struct {
 func readMeta(tx *bolt.Tx) (identity, counters, error) {
 	meta := tx.Bucket(bucketMeta)
 	for _, name := range buckets {
-		if tx.Bucket(name) == nil {
+		if tx.Bucket(name) == nil && !isAdded(name) {
 			return identity{}, counters{}, damaged("the file", fmt.Errorf("%w: bucket %s is missing", errDamaged, name))
 		}
 	}

@@ -201,6 +201,9 @@ func (l *Ledger) Open(options Options) error {
 		return err
 	}
 	err = l.load(db)
+	if err == nil {
+		err = guard(func() error { return addBuckets(db) })
+	}
 	if err != nil {
 		l.index.clear()
 		clear(l.pending)
