@@ -180,21 +180,21 @@ func (b *batch) invokers() int {
 	return len(seen)
 }
 
-// target is an API at an AEF, with how much of a file is about it.
-type target struct {
+// hit is an API at an AEF, with how much of a file is about it.
+type hit struct {
 	aef, api       string
 	rows, invokers int
 }
 
-func (b *batch) targets() []target {
-	counts := map[[2]string]*target{}
+func (b *batch) hits() []hit {
+	counts := map[[2]string]*hit{}
 	seen := map[[3]string]bool{}
 	for i := range b.rows {
 		r := &b.rows[i].request
 		api := strings.Join(r.APIIDs, "")
 		key := [2]string{r.AEFID, api}
 		if counts[key] == nil {
-			counts[key] = &target{aef: r.AEFID, api: api}
+			counts[key] = &hit{aef: r.AEFID, api: api}
 		}
 		counts[key].rows++
 		if who := [3]string{r.AEFID, api, r.APIInvokerID}; !seen[who] {
@@ -202,11 +202,11 @@ func (b *batch) targets() []target {
 			counts[key].invokers++
 		}
 	}
-	list := make([]target, 0, len(counts))
+	list := make([]hit, 0, len(counts))
 	for _, t := range counts {
 		list = append(list, *t)
 	}
-	slices.SortFunc(list, func(a, b target) int {
+	slices.SortFunc(list, func(a, b hit) int {
 		return strings.Compare(a.aef+"\x00"+a.api, b.aef+"\x00"+b.api)
 	})
 	return list

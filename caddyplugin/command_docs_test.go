@@ -1,7 +1,6 @@
 package caddyplugin
 
 import (
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,8 +10,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
-
-var updateDocs = flag.Bool("update-docs", false, "write docs/commands.md anew")
 
 // capifCobra is `caddy capif` as it stands in the help.
 func capifCobra() *cobra.Command {
@@ -24,11 +21,11 @@ func capifCobra() *cobra.Command {
 
 // TestCommandsPage: docs/commands.md says what the help says. Write it anew with
 //
-//	go test ./caddyplugin -run TestCommandsPage -update-docs
+//	go test ./caddyplugin -run TestCommandsPage -update
 func TestCommandsPage(t *testing.T) {
 	var page strings.Builder
 	root := capifCobra()
-	page.WriteString("# caddy capif\n\n<!-- Written from the help of the commands: go test ./caddyplugin -run TestCommandsPage -update-docs -->\n")
+	page.WriteString("# caddy capif\n\n<!-- Written from the help of the commands: go test ./caddyplugin -run TestCommandsPage -update -->\n")
 	page.WriteString(prose(root.Long))
 	page.WriteString("\n## Flags of every command\n\n" + flagTable(root.PersistentFlags()))
 	for _, cmd := range root.Commands() {
@@ -40,14 +37,14 @@ func TestCommandsPage(t *testing.T) {
 		}
 	}
 	path := filepath.Join("..", "docs", "commands.md")
-	if *updateDocs {
+	if *update {
 		err := os.WriteFile(path, []byte(page.String()), 0o600)
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	if got := repositoryFile(t, "docs", "commands.md"); got != page.String() {
-		t.Errorf("docs/commands.md is not what the help says; write it anew with -update-docs")
+		t.Errorf("docs/commands.md is not what the help says; write it anew with -update")
 	}
 }
 

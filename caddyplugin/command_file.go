@@ -205,7 +205,7 @@ func (c *console) preview(b *batch, status *adminapi.Status) {
 		}
 	}
 	var rows [][]string
-	for _, t := range b.targets() {
+	for _, t := range b.hits() {
 		name, known := names[[2]string{t.aef, t.api}]
 		switch {
 		case t.api == "":

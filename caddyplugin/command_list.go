@@ -25,9 +25,9 @@ func (p *page) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&p.all, "all", false, "Every page")
 }
 
-// pages asks for pages and hands each on, one or all. next is what continues the
+// eachPage asks for pages and hands each on, one or all. next is what continues the
 // listing.
-func pages[C comparable](all bool, from C, get func(C) (C, error)) (C, error) {
+func eachPage[C comparable](all bool, from C, get func(C) (C, error)) (C, error) {
 	var end C
 	for cursor := from; ; {
 		next, err := get(cursor)
@@ -64,7 +64,7 @@ how to go on.`,
 			return c.listClaims(ctx, &p, after)
 		}
 		list := adminapi.RevocationList{Revocations: []revocation.Revocation{}}
-		next, err := pages(p.all, before, func(cursor uint64) (uint64, error) {
+		next, err := eachPage(p.all, before, func(cursor uint64) (uint64, error) {
 			got, err := c.client.Revocations(ctx, p.filter, cursor)
 			list.Revocations = append(list.Revocations, got.Revocations...)
 			return got.Next, err
@@ -88,7 +88,7 @@ func (c *console) listClaims(ctx context.Context, p *page, after string) error {
 	api := p.filter.API
 	p.filter.API = "" // claims are filtered here
 	list := adminapi.ClaimList{Claims: []revocation.Claim{}}
-	next, err := pages(p.all, after, func(cursor string) (string, error) {
+	next, err := eachPage(p.all, after, func(cursor string) (string, error) {
 		got, err := c.client.Claims(ctx, p.filter, cursor)
 		for _, claim := range got.Claims {
 			if api == "" || claim.API == "" || claim.API == api {
@@ -129,7 +129,7 @@ or lifted by itself. Actions: ` + actionWords() + `.`,
 	cmd.Flags().Uint64Var(&before, "before", 0, "Go on before this sequence")
 	return running(cmd, func(ctx context.Context, c *console, _ []string) error {
 		list := adminapi.AuditList{Audit: []revocation.Audit{}}
-		next, err := pages(p.all, before, func(cursor uint64) (uint64, error) {
+		next, err := eachPage(p.all, before, func(cursor uint64) (uint64, error) {
 			got, err := c.client.Audit(ctx, p.filter, cursor)
 			list.Audit = append(list.Audit, got.Audit...)
 			return got.Next, err
@@ -238,7 +238,7 @@ func (c *console) export(ctx context.Context, only []string) error {
 	}
 	filter := adminapi.Filter{Limit: revocation.MaxPage}
 	if slices.Contains(only, exported[0]) {
-		_, err = pages(true, "", func(cursor string) (string, error) {
+		_, err = eachPage(true, "", func(cursor string) (string, error) {
 			got, err := c.client.Claims(ctx, filter, cursor)
 			return got.Next, writeAll(c, err, "claim", got.Claims)
 		})
@@ -247,7 +247,7 @@ func (c *console) export(ctx context.Context, only []string) error {
 		}
 	}
 	if slices.Contains(only, exported[1]) {
-		_, err = pages(true, 0, func(cursor uint64) (uint64, error) {
+		_, err = eachPage(true, 0, func(cursor uint64) (uint64, error) {
 			got, err := c.client.Revocations(ctx, filter, cursor)
 			return got.Next, writeAll(c, err, "revocation", got.Revocations)
 		})
@@ -256,7 +256,7 @@ func (c *console) export(ctx context.Context, only []string) error {
 		}
 	}
 	if slices.Contains(only, exported[2]) {
-		_, err = pages(true, 0, func(cursor uint64) (uint64, error) {
+		_, err = eachPage(true, 0, func(cursor uint64) (uint64, error) {
 			got, err := c.client.Audit(ctx, filter, cursor)
 			return got.Next, writeAll(c, err, "audit", got.Audit)
 		})

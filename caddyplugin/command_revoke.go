@@ -207,7 +207,7 @@ func (c *console) confirmLift(ctx context.Context, asked *adminapi.LiftRequest, 
 	}
 	var covered []revocation.Claim
 	lift := revocation.Lift{Invoker: asked.APIInvokerID, AEF: asked.AEFID, APIs: asked.APIIDs}
-	_, err := pages(true, "", func(cursor string) (string, error) {
+	_, err := eachPage(true, "", func(cursor string) (string, error) {
 		got, err := c.client.Claims(ctx, adminapi.Filter{Invoker: asked.APIInvokerID, Limit: revocation.MaxPage}, cursor)
 		for _, claim := range got.Claims {
 			if lift.Covers(&claim.Scope) {

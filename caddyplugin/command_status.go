@@ -119,10 +119,10 @@ func reconcileCommand() *cobra.Command {
 	var asked adminapi.ReconcileRequest
 	cmd := &cobra.Command{
 		Use:   "reconcile [--accept] [--reason <text>] [--ticket <id>]",
-		Short: "Has every security context read again; --accept lets a suspended mass change count",
+		Short: "Has every security context and the token keys read again; --accept lets a suspended mass change count",
 		Long: `
-Has the security context of every known API invoker read again from the core, and
-the event subscription confirmed. With --accept a mass change that was suspended
+Has the security context of every known API invoker read again from the core, the
+token keys loaded again, and the event subscription confirmed. With --accept a mass change that was suspended
 counts: the core is right. Look at the core before that.`,
 		Example: "  caddy capif reconcile\n  caddy capif reconcile --accept --reason \"core restored\" --ticket OPS-12",
 		Args:    cobra.NoArgs,

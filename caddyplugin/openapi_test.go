@@ -6,6 +6,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -58,7 +59,7 @@ var operations = []operation{
 	{method: "post", path: adminapi.PathLifts, id: "lift", summary: "Let an API invoker in again",
 		description: "Removes claims, whoever set them, ends their pending revocations, and says what still denies.",
 		request:     adminapi.LiftRequest{}, answer: adminapi.LiftResponse{}, errors: []int{400, 413, 503}},
-	{method: "post", path: adminapi.PathReconcile, id: "reconcile", summary: "Read every security context again",
+	{method: "post", path: adminapi.PathReconcile, id: "reconcile", summary: "Read every security context and the token keys again",
 		request: adminapi.ReconcileRequest{}, answer: adminapi.ReconcileResponse{}, errors: []int{400, 413, 503}},
 	{method: "post", path: adminapi.PathCheck, id: "check", summary: "Say whether a call would pass, and why",
 		description: "The deciders of the routes decide, as they do for calls. The context may be read from the core.",
@@ -80,7 +81,7 @@ var otherSchemas = []any{adminapi.WatchStart{}, revocation.Audit{}, alarm.Change
 // TestOpenAPI: docs/admin-api.yaml has every route with its methods, and every member
 // of every message with its comment. Write it anew with
 //
-//	go test ./caddyplugin -run TestOpenAPI -update-docs
+//	go test ./caddyplugin -run TestOpenAPI -update
 func TestOpenAPI(t *testing.T) {
 	var have, described []string
 	for _, r := range new(adminAPI).Routes() {
@@ -106,21 +107,21 @@ func TestOpenAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	var text strings.Builder
-	text.WriteString("# Written from the handlers and their types: go test ./caddyplugin -run TestOpenAPI -update-docs\n")
+	text.WriteString("# Written from the handlers and their types: go test ./caddyplugin -run TestOpenAPI -update\n")
 	encoder := yaml.NewEncoder(&text)
 	encoder.SetIndent(2)
 	err = encoder.Encode(&page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if *updateDocs {
+	if *update {
 		err := os.WriteFile(filepath.Join("..", "docs", "admin-api.yaml"), []byte(text.String()), 0o600)
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	if repositoryFile(t, "docs", "admin-api.yaml") != text.String() {
-		t.Error("docs/admin-api.yaml is not what the handlers are; write it anew with -update-docs")
+		t.Error("docs/admin-api.yaml is not what the handlers are; write it anew with -update")
 	}
 }
 
@@ -166,7 +167,7 @@ func openAPI(t *testing.T) object {
 		s.of(reflect.TypeOf(v), false)
 	}
 	var all object
-	for _, name := range slices.Sorted(keysOf(s.done)) {
+	for _, name := range slices.Sorted(maps.Keys(s.done)) {
 		all = append(all, member{name, s.done[name]})
 	}
 	return object{
@@ -179,16 +180,6 @@ func openAPI(t *testing.T) object {
 		{"servers", []object{{{"url", "http://localhost:2019"}, {"description", "Caddy's default admin endpoint"}}}},
 		{"paths", paths},
 		{"components", object{{"schemas", all}}},
-	}
-}
-
-func keysOf(m map[string]object) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
 	}
 }
 
@@ -248,7 +239,7 @@ var (
 	textual  = reflect.TypeFor[encoding.TextMarshaler]()
 	timeType = reflect.TypeFor[time.Time]()
 	enums    = map[reflect.Type][]string{
-		reflect.TypeFor[revocation.State]():  {"pending", "revoked", "unconfirmed", "no_authorization_found", "rejected", "cancelled"},
+		reflect.TypeFor[revocation.State]():  {"pending", "revoked", "unconfirmed", "no_authorization_found", "rejected", "cancelled", "damaged"},
 		reflect.TypeFor[revocation.Action](): strings.Split(actionWords(), ", "),
 		reflect.TypeFor[revocation.Origin](): {"aef", "core"},
 		reflect.TypeFor[alarm.Name]():        alarmWords(),
