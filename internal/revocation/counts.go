@@ -123,7 +123,7 @@ func (t *txn) resetCounts(lift *Lift, sequence uint64) []CountRef {
 	var resets []reset
 	for key, record := range scan(t.tx.Bucket(bucketCounts).Cursor(), appendInvoker(nil, lift.Invoker)) {
 		s, n, err := readScope(key)
-		if err != nil || n != len(key) || !lift.covers(&s) {
+		if err != nil || n != len(key) || !lift.Covers(&s) {
 			continue // what has a damaged key counts for nobody
 		}
 		var c Count
