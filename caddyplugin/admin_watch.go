@@ -113,7 +113,7 @@ func (s *stream) run(ctx context.Context) {
 	alive := time.NewTicker(keepAlive)
 	defer alive.Stop()
 	for err == nil {
-		changed := s.app.state.ledger.Changed()
+		changed := s.app.state.ledger.AuditChanged()
 		changes, _, told := s.app.state.alarms.Changes(s.serial)
 		err = s.sendChanges(changes)
 		if err != nil {

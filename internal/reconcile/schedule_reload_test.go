@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,16 +15,20 @@ import (
 // plan is the reload that TestSchedule29 puts into every world: at which step,
 // and to what. Tests of this package run one after the other.
 var plan struct {
-	at      int // 0: no reload
+	mu      sync.Mutex // of most, and of the steps of a world: calls run beside one another
+	at      int        // 0: no reload
 	changed bool
 	most    int // steps that a world took
 }
 
 // step is a moment of a schedule at which a reload may come.
 func (w *world) step() {
+	plan.mu.Lock()
 	w.steps++
 	plan.most = max(plan.most, w.steps)
-	if plan.at == w.steps {
+	now := plan.at == w.steps
+	plan.mu.Unlock()
+	if now {
 		w.reload(plan.changed)
 	}
 }

@@ -264,9 +264,9 @@ func (l *Ledger) AuditsAfter(sequence uint64) ([]Audit, error) {
 	return found, err
 }
 
-// Changed returns a channel that is closed at the next change that leaves an
+// AuditChanged returns a channel that is closed at the next change that leaves an
 // audit record. Take it before looking for what is new.
-func (l *Ledger) Changed() <-chan struct{} {
+func (l *Ledger) AuditChanged() <-chan struct{} {
 	l.changedMu.Lock()
 	defer l.changedMu.Unlock()
 	return l.changed

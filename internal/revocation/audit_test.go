@@ -174,7 +174,7 @@ func TestOlderFileGetsAnAudit(t *testing.T) {
 // when it is closed.
 func TestWatchersAreTold(t *testing.T) {
 	l := openLedger(t, ledgerPath(t), Options{})
-	changed := l.Changed()
+	changed := l.AuditChanged()
 	mustDeny(t, l, Deny{Invoker: "i"})
 	select {
 	case <-changed:
