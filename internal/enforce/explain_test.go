@@ -23,6 +23,8 @@ func (c someContexts) Check(_ context.Context, q ContextQuery) ContextAnswer {
 	return a
 }
 
+func (c someContexts) Known(q ContextQuery) ContextAnswer { return c.Check(context.Background(), q) }
+
 func (c someContexts) WarnIfMapped(ContextQuery) {}
 
 // refusedBy is the step that each reason comes from.
