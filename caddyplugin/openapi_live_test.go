@@ -139,10 +139,10 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		}
 	}
 	w := b.watch("--after", "0-0")
-	for name, of := range map[string]string{adminapi.EventStart: "WatchStart", adminapi.EventChange: "Audit"} {
+	for _, event := range []struct{ name, of string }{{adminapi.EventStart, "WatchStart"}, {adminapi.EventChange, "Audit"}} { // in this order
 		var value any
-		must(t, json.Unmarshal(w.next(b.bed, name).Data, &value))
-		for _, problem := range d.problems(name, schema{Ref: of}, value) {
+		must(t, json.Unmarshal(w.next(b.bed, event.name).Data, &value))
+		for _, problem := range d.problems(event.name, schema{Ref: event.of}, value) {
 			t.Error(problem)
 		}
 	}
