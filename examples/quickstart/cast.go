@@ -22,7 +22,11 @@ const (
 	aefA      = "aef-a"
 	aefB      = "aef-b"
 	invokerID = "inv-1"
+	limitedID = "inv-2"
 )
+
+// allowedCalls is how often the second API invoker may call in all.
+const allowedCalls = 20
 
 // stayTokenLifetime lets a token of -stay last for an afternoon.
 const stayTokenLifetime = 8 * time.Hour
@@ -43,6 +47,8 @@ type cast struct {
 	scene   *testbed.Scene
 	a, b    *exposer
 	invoker *coretest.Invoker
+	// limited is the API invoker of the second act.
+	limited *coretest.Invoker
 }
 
 // exposer is an AEF: its configuration and the Caddy that runs it.
@@ -86,7 +92,7 @@ func (c *cast) start(ctx context.Context, o castOptions, out *printer) error {
 		core.TokenLifetime = stayTokenLifetime
 	}
 	var err error
-	c.scene, err = testbed.NewScene(c.dir, core, nil)
+	c.scene, err = testbed.NewScene(c.dir, core, http.HandlerFunc(serveAPI))
 	if err != nil {
 		return err
 	}
@@ -102,6 +108,7 @@ func (c *cast) start(ctx context.Context, o castOptions, out *printer) error {
 		told = "never told of revokes, though it asks to be, at "
 	}
 	out.fact("API invoker", invokerID+", "+told+c.invoker.NotificationURL())
+	out.fact("API invoker", fmt.Sprintf("%s, which may call %s at %s %d times in all", limitedID, testbed.OtherAPIName, c.a.ID, allowedCalls))
 	group, starting := errgroup.WithContext(ctx)
 	for _, e := range []*exposer{c.a, c.b} {
 		group.Go(func() error {
@@ -178,7 +185,30 @@ func (c *cast) onboard() error {
 			return err
 		}
 	}
-	return nil
+	return c.onboardLimited()
+}
+
+// onboardLimited makes the API invoker of the second act known to the core, and its
+// limit, if the core has any.
+func (c *cast) onboardLimited() error {
+	core := c.scene.Core
+	var err error
+	c.limited, err = core.NewInvoker(limitedID)
+	if err != nil {
+		return err
+	}
+	for _, api := range []string{c.a.APIID, c.a.OtherAPIID} {
+		err = core.Discover(limitedID, api, c.a.ID)
+		if err != nil {
+			return err
+		}
+	}
+	if !c.kind.policies {
+		return nil
+	}
+	return core.SetPolicies(c.a.ID, c.a.OtherAPIID, coretest.APIInvokerPolicy{
+		APIInvokerID: limitedID, AllowedTotalInvocations: allowedCalls,
+	})
 }
 
 // apis are the two APIs, or each AEF's own two.
@@ -243,8 +273,10 @@ func (c *cast) stop() error {
 	}
 	stopping.Wait()
 	testbed.CloseIdleConnections()
-	if c.invoker != nil {
-		errs = append(errs, c.invoker.Close())
+	for _, invoker := range []*coretest.Invoker{c.invoker, c.limited} {
+		if invoker != nil {
+			errs = append(errs, invoker.Close())
+		}
 	}
 	if c.scene != nil {
 		errs = append(errs, c.scene.Close())

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -25,13 +26,15 @@ type kind struct {
 	apart bool
 	// tellsInvoker: the core takes step 6.
 	tellsInvoker bool
+	// policies: the core has access control policies (TS 29.222 8.6).
+	policies bool
 	// refusal is the end of the problem type by which the other AEF refuses.
 	refusal string
 }
 
 var kinds = []kind{
-	{name: "strict", tellsInvoker: true, refusal: revokedType},
-	{name: "opencapif", tokenKeys: "core_certificate", hints: true, tellsInvoker: true, refusal: notListedType},
+	{name: "strict", tellsInvoker: true, policies: true, refusal: revokedType},
+	{name: "opencapif", tokenKeys: "core_certificate", hints: true, tellsInvoker: true, policies: true, refusal: notListedType},
 	{name: "oran", global: "invoker_claim azp clientId\nreconcile " + shortReconcile, apart: true, refusal: notListedType},
 }
 
@@ -82,7 +85,30 @@ func (k kind) configure(a *testbed.AEF, second bool) {
 		a.GlobalExtra = "subscribe https://" + a.Callback + hintPath
 		a.CallbackExtra = "hint_path " + hintPath
 	}
+	if !second {
+		a.OtherRouteExtra = k.limit()
+	}
 	if k.apart && second {
 		a.APIID, a.OtherAPIID = "c40e17", "d72a95"
 	}
+}
+
+// limit is what the route of the second act has: a policy whose total revokes, and
+// streams that end with the revoke.
+func (k kind) limit() string {
+	policy := "policy core"
+	own := ""
+	if !k.policies {
+		policy = "policy"
+		own = fmt.Sprintf("invoker %s {\ntotal %d\n}\n", limitedID, allowedCalls)
+	}
+	return policy + " {\n" + own + "unbound_triggers\n}\nend_streams"
+}
+
+// limitedBy says where the limit of the second act stands.
+func (k kind) limitedBy() string {
+	if k.policies {
+		return "the core's access control policy (allowedTotalInvocations), which the route reads: policy core"
+	}
+	return "the route itself (policy, total): this core has no access control policies"
 }

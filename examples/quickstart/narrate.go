@@ -28,6 +28,15 @@ func (n *narrator) procedure(began time.Time) {
 	n.began.Store(&began)
 }
 
+// since is how long after the start of the procedure something happened.
+func (n *narrator) since(at time.Time) time.Duration {
+	began := n.began.Load()
+	if began == nil {
+		return 0
+	}
+	return at.Sub(*began)
+}
+
 // observe takes what the core tells; it neither blocks nor calls the core.
 func (n *narrator) observe(e coretest.Event) {
 	began := n.began.Load()
@@ -77,6 +86,8 @@ func (n *narrator) tell(e *coretest.Event) (string, string, string) {
 		return "", "core", e.Note
 	case e.Operation == coretest.OpGetContext && answered:
 		return "", there, "reads the security context: " + answer
+	case e.Operation == coretest.OpGetPolicies && answered:
+		return "", there, "reads the access control policy: " + answer
 	default:
 		return "", "", ""
 	}
@@ -99,6 +110,8 @@ func purpose(e *coretest.Event) string {
 		return "asks for an access token"
 	case coretest.OpGetContext:
 		return "reads the security context"
+	case coretest.OpGetPolicies:
+		return "reads the access control policy"
 	case coretest.OpSubscribe:
 		return "subscribes to events"
 	case coretest.OpNotifyEvent:

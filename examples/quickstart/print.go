@@ -112,6 +112,14 @@ func (p *printer) step(number string, after time.Duration, who, what string) {
 	p.line(fmt.Sprintf("  %s %8.1f ms  %-22s %s", p.paint(bold+";"+cyan, fmt.Sprintf("%-7s", number)), milliseconds(after), who, what))
 }
 
+type measurement struct{ what, value string }
+
+func (p *printer) measurements(all []measurement) {
+	for _, m := range all {
+		p.line(fmt.Sprintf("  %-37s %s", m.what, m.value))
+	}
+}
+
 func (p *printer) status(status int) string {
 	switch {
 	case status >= 200 && status < 300:

@@ -39,7 +39,7 @@ type walk struct {
 }
 
 func (w *walk) run(ctx context.Context) error {
-	for _, part := range []func(context.Context) error{w.letIn, w.revoke, w.stillRefused, w.letInAgain} {
+	for _, part := range []func(context.Context) error{w.letIn, w.revoke, w.stillRefused, w.letInAgain, w.overuse} {
 		err := part(ctx)
 		if err != nil {
 			return err
@@ -207,21 +207,18 @@ func (w *walk) measured(ctx context.Context, atA, atB *watcher) error {
 	}
 	w.out.heading(fmt.Sprintf("Measured by %d calls at %s and %d at %s, one after the other without a pause", atA.calls, w.a.ID, atB.calls, w.b.ID))
 	since := func(at time.Time) string { return fmt.Sprintf("%7.1f ms", milliseconds(at.Sub(w.triggered))) }
-	type measurement struct{ what, value string }
 	other := measurement{"trigger until " + w.b.ID + " refuses", since(atB.refusedAt)}
 	if w.kind.silent() {
 		other = measurement{"the core's change until " + w.b.ID + " refuses",
 			fmt.Sprintf("%7.1f ms   (reconcile is %s here, 5m by default)", milliseconds(atB.refusedAt.Sub(w.takenAway)), shortReconcile)}
 	}
-	for _, m := range []measurement{
+	w.out.measurements([]measurement{
 		{"trigger until " + w.a.ID + " refuses", since(atA.refusedAt)},
 		{"trigger until the core's answer", since(answer.Time) + fmt.Sprintf("   (the core itself took %.1f ms)", milliseconds(answer.Duration))},
 		{"trigger until the operator's answer", since(w.answered)},
 		other,
 		{"passed on after an acknowledgement", "      0 calls"},
-	} {
-		w.out.line(fmt.Sprintf("  %-37s %s", m.what, m.value))
-	}
+	})
 	return nil
 }
 

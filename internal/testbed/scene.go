@@ -72,12 +72,14 @@ type AEF struct {
 	// Ledger is the path of the ledger.
 	Ledger string
 	// Fields of the template that tests change.
-	CoreURL      string
-	GlobalExtra  string // lines in the block of the global option capif
-	RouteExtra   string // lines in the block of capif_enforce
-	SiteExtra    string // lines in the site of the service API
-	OptionsExtra string // lines among the global options of Caddy
-	CoreExtra    string // lines in the block of the core
+	CoreURL     string
+	GlobalExtra string // lines in the block of the global option capif
+	RouteExtra  string // lines in the block of capif_enforce
+	// OtherRouteExtra are further lines in that of the second API.
+	OtherRouteExtra string
+	SiteExtra       string // lines in the site of the service API
+	OptionsExtra    string // lines among the global options of Caddy
+	CoreExtra       string // lines in the block of the core
 	// CallbackExtra are lines in the block of capif_callback, such as a
 	// hint_path.
 	CallbackExtra string
@@ -187,6 +189,7 @@ var caddyfileTemplate = template.Must(template.New("Caddyfile").Parse(`{
 			api_id   {{.OtherAPIID}}
 			api_name ` + OtherAPIName + `
 			{{.RouteExtra}}
+			{{.OtherRouteExtra}}
 		}
 		reverse_proxy {{.BackendAddress}}
 	}
@@ -251,14 +254,7 @@ func (a *AEF) Attach(ctx context.Context) (*Caddy, error) {
 // Call sends a call with a token to the service API of the AEF and returns the
 // status and the body.
 func (a *AEF) Call(ctx context.Context, path, token string) (int, []byte, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+a.API+path, nil)
-	if err != nil {
-		return 0, nil, err
-	}
-	if token != "" {
-		request.Header.Set("Authorization", "Bearer "+token)
-	}
-	response, err := callers.Do(request)
+	response, err := a.Open(ctx, path, token)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -266,6 +262,19 @@ func (a *AEF) Call(ctx context.Context, path, token string) (int, []byte, error)
 	var body bytes.Buffer
 	_, err = body.ReadFrom(http.MaxBytesReader(nil, response.Body, 1<<20))
 	return response.StatusCode, body.Bytes(), err
+}
+
+// Open is like [AEF.Call], but leaves the body to the caller, who reads it within 30
+// seconds and closes it: that of an event stream, say.
+func (a *AEF) Open(ctx context.Context, path, token string) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+a.API+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	if token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
+	return callers.Do(request)
 }
 
 // callers is how API invokers reach service APIs.
