@@ -5,8 +5,10 @@
 //
 // It starts a CAPIF core function, a service API, an API invoker and two Caddy
 // processes as API exposing functions (AEF), triggers a revoke at one of them,
-// and prints each step as it happens with the times it measured. All keys and
-// data are made in a temporary folder, which is removed at the end.
+// and prints each step as it happens with the times it measured. In a second act
+// an API invoker uses up what its access control policy allows: the AEF revokes by
+// itself, and ends the event stream that is open. All keys and data are made in a
+// temporary folder, which is removed at the end.
 //
 // It ends with 0 if every step came out as it must, with 130 after Ctrl-C, and
 // otherwise with 1 and what was expected. With -stay it stays up and prints
@@ -118,6 +120,9 @@ func play(ctx context.Context, o castOptions, out *printer) error {
 	cancel()
 	if err != nil {
 		return errors.Join(err, c.logs(), c.stop())
+	}
+	if !o.stay {
+		story.end()
 	}
 	out.success("\nEvery step came out as it must, in %.1f s.", time.Since(began).Seconds())
 	if o.stay {

@@ -141,6 +141,7 @@ func TestWalk(t *testing.T) {
 			`inv-1 -> AEFaefb +GET /location/1, \d.* after the context: 200`, `inv-1 -> AEFaefa +GET /location/1: 403`,
 			`operator -> AEFaefa +POST /capif/lifts`, `inv-1 -> AEFaefa +GET /location/1: 200`, `Every step came out as it must`},
 		{`step 4 `, `step 6 .* inv-1 -> core +204`, `Measured`},
+		{`reads the access control policy: 200`, `second act`, `access control policy .allowedTotalInvocations`, `step 6 .* core -> inv-2 .*OVERLIMIT_USAGE`, `Measured`},
 		{`step 4 `, `core -> AEFaefb +POST of the event API_INVOKER_AUTHORIZATION_REVOKED`, `AEFaefb +refuses .*an event`, `Measured`},
 	}
 	oran := [][]string{
@@ -151,6 +152,7 @@ func TestWalk(t *testing.T) {
 			`inv-1 -> aef-b +GET /location/1, \d.* after the context: 200`, `operator -> aef-a +POST /capif/lifts`,
 			`inv-1 -> aef-a +GET /location/1: 200`, `Every step came out as it must`},
 		{`step 1 `, `step 5 .* aef-a +refuses`, `Measured`},
+		{`second act`, `route itself .*has no access control policies`},
 	}
 	for _, test := range []struct {
 		name string
@@ -161,7 +163,7 @@ func TestWalk(t *testing.T) {
 		{"opencapif", []string{"-core", "opencapif"}, opencapif},
 		{"oran", []string{"-core", "oran"}, oran},
 	} {
-		t.Run(test.name, func(t *testing.T) { testWalk(t, test.args, test.want) })
+		t.Run(test.name, func(t *testing.T) { testWalk(t, test.args, append(test.want, secondAct...)) })
 	}
 }
 
@@ -180,6 +182,19 @@ var strictWalk = [][]string{
 	{`step 4 `, `step 6 .* core -> inv-1`, `step 6 .* inv-1 -> core +204`, `Measured`},
 	{`step 4 `, `step 7 .* core -> aef-b .*/aef-security/v1/revoke-authorization`, `step 7 .* aef-b -> core +200`, `Measured`},
 	{`step 7 `, `aef-b +refuses`, `Measured`},
+	{`reads the access control policy: 200`, `second act`, `access control policy .allowedTotalInvocations`, `step 6 .* core -> inv-2 .*OVERLIMIT_USAGE`, `Measured`},
+}
+
+// secondAct comes with every core.
+var secondAct = [][]string{
+	{`second act`, `unbound_triggers`, `inv-2 -> \S+ +GET /qos/events, .*: 200`, `inv-1 -> \S+ +GET /qos/events, .*: 200`,
+		`inv-2 -> \S+ +GET /qos/1, 19 times; with the stream 20 of 20 calls: 200`, `revokes by itself`, `step 1 .* inv-2 -> \S+ +GET /qos/1, call 21 of 20`,
+		`step 2 .*/trustedInvokers/inv-2/delete apiIds 91b2d4, cause OVERLIMIT_USAGE`, `step 3 .* revoked 1 of 2 entries of inv-2`, `step 4 .* 204`,
+		`operator +1 revocation of inv-2: OVERLIMIT_USAGE, requested by policy, state revoked`, `goes on with the event stream of inv-1: 10 more`,
+		`Measured`, `call over the limit until its refusal +\d`, `until the core's answer +\d`, `until inv-2's stream ended +\d`,
+		`inv-2 -> \S+ +GET /qos/1: 403`, `inv-2 -> \S+ +GET /location/1: 200`, `inv-1 -> \S+ +GET /qos/1: 200`, `Every step came out as it must`},
+	{`call 21 of 20`, `403, all calls used`, `Measured`},
+	{`call 21 of 20`, `ends the event stream of inv-2, after \d`, `Measured`},
 }
 
 func testWalk(t *testing.T, args []string, want [][]string) {

@@ -16,6 +16,7 @@ import (
 type narrator struct {
 	out   *printer
 	began atomic.Pointer[time.Time] // of the procedure; nil outside it
+	over  atomic.Bool
 }
 
 // procedure starts the clock of the numbered steps, or stops it with the zero
@@ -27,6 +28,9 @@ func (n *narrator) procedure(began time.Time) {
 	}
 	n.began.Store(&began)
 }
+
+// end ends the story: what comes while everything is stopped is no part of it.
+func (n *narrator) end() { n.over.Store(true) }
 
 // since is how long after the start of the procedure something happened.
 func (n *narrator) since(at time.Time) time.Duration {
@@ -41,7 +45,7 @@ func (n *narrator) since(at time.Time) time.Duration {
 func (n *narrator) observe(e coretest.Event) {
 	began := n.began.Load()
 	switch {
-	case e.Operation == coretest.OpJWKS:
+	case n.over.Load(), e.Operation == coretest.OpJWKS:
 		// How an AEF gets the keys is not part of the story.
 	case began == nil:
 		if e.Phase == coretest.PhaseAnswer {

@@ -171,7 +171,8 @@ func (w *walk) exceed(ctx context.Context, token string) (time.Time, error) {
 }
 
 // wantRevoked checks what the revoke came to: in the AEF's ledger, at the core, and
-// at the API invoker.
+// at the API invoker. It does not wait for events to the AEFs: one that announces the
+// revoke after others may take a second, since an AEF acts on one hint a second.
 func (w *walk) wantRevoked(ctx context.Context) error {
 	err := w.wantInLedger(ctx)
 	if err != nil {
