@@ -86,7 +86,7 @@ func folder(external string) (string, error) {
 }
 
 func (c *cast) start(ctx context.Context, o castOptions, out *printer) error {
-	out.heading("Starting a CAPIF core function, a service API, an API invoker and two Caddys as AEFs")
+	out.heading("Starting a CAPIF core function, a service API, two API invokers and two Caddys as AEFs")
 	core := coretest.Options{Dialect: o.kind.name, Observe: o.observe}
 	if o.stay {
 		core.TokenLifetime = stayTokenLifetime

@@ -3,7 +3,7 @@
 //
 //	go run ./examples/quickstart
 //
-// It starts a CAPIF core function, a service API, an API invoker and two Caddy
+// It starts a CAPIF core function, a service API, two API invokers and two Caddy
 // processes as API exposing functions (AEF), triggers a revoke at one of them,
 // and prints each step as it happens with the times it measured. In a second act
 // an API invoker uses up what its access control policy allows: the AEF revokes by

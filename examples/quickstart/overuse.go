@@ -35,7 +35,7 @@ func (w *walk) overuse(ctx context.Context) error {
 
 	w.out.heading(fmt.Sprintf("The second act, TS 23.222 8.23.1: %s exceeds its usage limit, and nobody sends a command", limitedID))
 	w.out.line("  the limit is in " + w.kind.limitedBy())
-	w.out.line("  calls come over plain HTTP here, so the route says unbound_triggers; with certificates it is bind client_certificate")
+	w.out.line("  calls come over plain HTTP here, so the route says unbound_triggers; over mutual TLS it would say bind client_certificate")
 	token, err := w.authorizeLimited(ctx)
 	if err != nil {
 		return err
@@ -64,6 +64,19 @@ func (w *walk) overuse(ctx context.Context) error {
 		return err
 	}
 
+	err = w.revokedByItself(ctx, token, limited, other)
+	if err != nil {
+		return err
+	}
+	err = w.onlyThat(ctx)
+	if err != nil {
+		return err
+	}
+	return other.goesOn(ctx, 1)
+}
+
+// revokedByItself is 8.23.3 with a call as the trigger.
+func (w *walk) revokedByItself(ctx context.Context, token string, limited, other *eventStream) error {
 	revoked, err := w.exceed(ctx, token)
 	if err != nil {
 		return err
@@ -84,14 +97,19 @@ func (w *walk) overuse(ctx context.Context) error {
 	w.story.procedure(time.Time{})
 	w.out.heading("Measured")
 	since := func(at time.Time) string { return fmt.Sprintf("%7.1f ms", milliseconds(at.Sub(w.triggered))) }
+	call := fmt.Sprintf("call %d until ", allowedCalls+1)
 	w.out.measurements([]measurement{
-		{"call over the limit until its refusal", since(w.answered)},
-		{"... until the core's answer", since(revoked)},
-		{"... until " + limitedID + "'s stream ended", since(limited.at)},
+		{call + "its refusal", since(w.answered)},
+		{call + "the core's answer", since(revoked)},
+		{call + limitedID + "'s stream ended", since(limited.at)},
 	})
+	return nil
+}
 
+// onlyThat: the revoke holds, and took away one API of one API invoker.
+func (w *walk) onlyThat(ctx context.Context) error {
 	w.out.heading("A new token does not help here either, and only this API was revoked, of " + limitedID + " only")
-	token, err = w.limited.Token(ctx, w.limitedScope())
+	token, err := w.limited.Token(ctx, w.limitedScope())
 	if err != nil {
 		return err
 	}
@@ -108,7 +126,7 @@ func (w *walk) overuse(ctx context.Context) error {
 			return err
 		}
 	}
-	return other.goesOn(ctx, 1)
+	return nil
 }
 
 func (w *walk) limitedScope() string {
@@ -211,7 +229,7 @@ func (w *walk) wantInLedger(ctx context.Context) error {
 		}
 		all := list.Revocations
 		if len(all) == 1 && all[0].State == revocation.StateRevoked && all[0].Cause == coretest.CauseOverlimit {
-			w.out.step("", w.story.since(time.Now()), w.a.ID+" -> operator", fmt.Sprintf("1 revocation of %s: %s, requested by %s, state %s", limitedID, all[0].Cause, all[0].RequestedBy, all[0].State))
+			w.out.step("", w.story.since(time.Now()), "operator -> "+w.a.ID, fmt.Sprintf("GET %s: 1 of %s, %s, requested by %s, state %s", adminapi.PathRevocations, limitedID, all[0].Cause, all[0].RequestedBy, all[0].State))
 			return nil
 		}
 		select {
