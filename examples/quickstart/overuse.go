@@ -85,6 +85,9 @@ func (w *walk) revokedByItself(ctx context.Context, token string, limited, other
 	if err != nil {
 		return err
 	}
+	if limited.at.Before(w.triggered) {
+		return fmt.Errorf("event stream of %s: expected it to end with the revoke, but it ended before call %d", limitedID, allowedCalls+1)
+	}
 	err = w.wantRevoked(ctx)
 	if err != nil {
 		return err
