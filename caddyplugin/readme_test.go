@@ -42,7 +42,7 @@ func fenced(t *testing.T, document, language, text string) string {
 		}
 	}
 	if len(found) != 1 {
-		t.Fatalf("README.md: got %d code blocks %s with %q; want 1", len(found), language, text)
+		t.Fatalf("got %d code blocks %s with %q; want 1", len(found), language, text)
 	}
 	return found[0]
 }
@@ -52,7 +52,7 @@ func table(t *testing.T, document, column string) [][]string {
 	t.Helper()
 	_, after, ok := strings.Cut(document, "\n| "+column+" |")
 	if !ok {
-		t.Fatalf("README.md: got no table with the column %q; want one", column)
+		t.Fatalf("got no table with the column %q; want one", column)
 	}
 	lines := strings.Split(after, "\n")[2:] // the rest of the header, and the line below it
 	var rows [][]string
@@ -116,7 +116,7 @@ func wordsOf(block string) map[string][]string {
 // which they say when they meet a word they do not know, and with the comments
 // of the parsers.
 func TestReadmeSyntax(t *testing.T) {
-	readme := repositoryFile(t, "README.md")
+	readme := repositoryFile(t, "docs", "caddyfile.md")
 	sources := repositoryFile(t, "caddyplugin", "caddyfile_app.go") + repositoryFile(t, "caddyplugin", "caddyfile_handlers.go") +
 		repositoryFile(t, "caddyplugin", "health.go")
 	words := map[string][]string{}
@@ -174,7 +174,7 @@ func TestReadmeSyntax(t *testing.T) {
 // TestExampleIsComplete: every subdirective stands in Caddyfile.example, if need
 // be as a comment.
 func TestExampleIsComplete(t *testing.T) {
-	readme, example := repositoryFile(t, "README.md"), repositoryFile(t, "Caddyfile.example")
+	readme, example := repositoryFile(t, "docs", "caddyfile.md"), repositoryFile(t, "Caddyfile.example")
 	for _, name := range []string{"capif {", "capif_enforce [", "capif_trigger [", "capif_callback [", "capif_health ["} {
 		for where, words := range wordsOf(fenced(t, readme, "text", name)) {
 			for _, word := range words {
@@ -200,8 +200,8 @@ func TestReadmeConfigurations(t *testing.T) {
 	}
 	var fromCaddyfile, fromJSON any
 	for _, err := range []error{
-		json.Unmarshal(adapted, &fromCaddyfile), json.Unmarshal([]byte(fenced(t, readme, "json", "capif_enforce")), &fromJSON),
-		caddy.StrictUnmarshalJSON([]byte(fenced(t, readme, "json", "capif_enforce")), new(caddy.Config)),
+		json.Unmarshal(adapted, &fromCaddyfile), json.Unmarshal([]byte(fenced(t, repositoryFile(t, "docs", "caddyfile.md"), "json", "capif_enforce")), &fromJSON),
+		caddy.StrictUnmarshalJSON([]byte(fenced(t, repositoryFile(t, "docs", "caddyfile.md"), "json", "capif_enforce")), new(caddy.Config)),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -250,7 +250,7 @@ func TestReadmeAnswers(t *testing.T) {
 		p := problems[reason]
 		want = append(want, []string{code(reason.String()), strconv.Itoa(p.status), codeOrNothing(p.code), code(p.kind)})
 	}
-	wantEqual(t, "answers", table(t, repositoryFile(t, "README.md"), "reason"), want)
+	wantEqual(t, "answers", table(t, repositoryFile(t, "docs", "observe.md"), "reason"), want)
 }
 
 func TestReadmeMetrics(t *testing.T) {
@@ -273,7 +273,7 @@ func TestReadmeMetrics(t *testing.T) {
 		want[code(match[1])] = strings.Join(labels, ", ")
 	}
 	got := map[string]string{}
-	for _, row := range table(t, repositoryFile(t, "README.md"), "metric") {
+	for _, row := range table(t, repositoryFile(t, "docs", "observe.md"), "metric") {
 		got[row[0]] = row[1]
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -283,7 +283,7 @@ func TestReadmeMetrics(t *testing.T) {
 
 func TestReadmeAlarms(t *testing.T) {
 	var got, want []string
-	for _, row := range table(t, repositoryFile(t, "README.md"), "alarm") {
+	for _, row := range table(t, repositoryFile(t, "docs", "observe.md"), "alarm") {
 		got = append(got, row[0])
 	}
 	for _, name := range alarm.Names() {

@@ -23,7 +23,7 @@ var update = flag.Bool("update", false, "write docs/reference.md anew")
 const referenceHead = `# Configuration reference
 
 Caddy's native form of every setting, from the comments of the code. The Caddyfile words are in the
-[README](../README.md#syntax), with an example of each in [Caddyfile.example](../Caddyfile.example). This page is
+[configuration](caddyfile.md), with an example of each in [Caddyfile.example](../Caddyfile.example). This page is
 written by ` + "`go test ./caddyplugin -run TestReference -update`" + ` and compared by the same test.
 
 Durations are strings such as ` + "`\"5m\"`" + ` or numbers of nanoseconds.

@@ -40,7 +40,7 @@ func TestTriggersConfigurations(t *testing.T) {
 	}
 }
 
-// TestTriggersOutcomes: the table of docs/triggers.md and the row of README.md
+// TestTriggersOutcomes: the table of docs/triggers.md and the row of docs/observe.md
 // name every outcome.
 func TestTriggersOutcomes(t *testing.T) {
 	var got, want, quoted []string
@@ -51,7 +51,7 @@ func TestTriggersOutcomes(t *testing.T) {
 		want = append(want, code(o.String()))
 	}
 	wantEqual(t, "outcomes", got, want)
-	for _, row := range table(t, repositoryFile(t, "README.md"), "metric") {
+	for _, row := range table(t, repositoryFile(t, "docs", "observe.md"), "metric") {
 		if row[0] == code("capif_automatic_triggers_total") {
 			quoted = regexp.MustCompile("`\\w+`").FindAllString(strings.Split(row[2], ";")[0], -1)
 		}
