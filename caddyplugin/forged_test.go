@@ -108,7 +108,11 @@ func TestForgedNotifications(t *testing.T) {
 	reads, budget := 0, 0
 	var rounds []floodRound
 	var toControl, toControlOfAll, toQuiet float64
-	for len(rounds) < floodRounds || (toControl > mostTimes && len(rounds) < mostRounds) {
+	asked, hints := floodRounds, floodPerSecond
+	if !timed {
+		asked, hints = 1, floodPerSecond/20
+	}
+	for len(rounds) < asked || (timed && toControl > mostTimes && len(rounds) < mostRounds) {
 		var r floodRound
 		r.quiet = measure(t, hammers, func() time.Time { b.pause(quietLasts); return time.Now() })
 		r.control = measure(t, hammers, func() time.Time { return f.flood(controlPath, controlLasts) })
@@ -119,10 +123,13 @@ func TestForgedNotifications(t *testing.T) {
 		// gathered, with and without names; after each such second an active API
 		// invoker waits for one read, which is asked again where the first is too
 		// old.
-		seconds := int(time.Since(began).Seconds()) + 1
+		r.lasted = time.Since(began)
+		seconds := int(r.lasted.Seconds()) + 1
 		budget += 10 + 50*seconds + 2*2*(seconds+1)*len(ordinary)
 		rounds = append(rounds, r)
-		toControl = p99Ratio(rounds, func(r floodRound) ([]time.Duration, []time.Duration) { return withoutWaits(r.forged), r.control })
+		toControl = p99Ratio(rounds, func(r floodRound) ([]time.Duration, []time.Duration) {
+			return withoutWaits(r.forged, r.lasted), r.control
+		})
 		toControlOfAll = p99Ratio(rounds, func(r floodRound) ([]time.Duration, []time.Duration) { return r.forged, r.control })
 		toQuiet = p99Ratio(rounds, func(r floodRound) ([]time.Duration, []time.Duration) { return r.forged, r.quiet })
 		t.Logf("ordinary calls, quiet: %s; plain route flooded: %s; callback flooded: %s", spread(r.quiet), spread(r.control), spread(r.forged))
@@ -130,14 +137,14 @@ func TestForgedNotifications(t *testing.T) {
 	t.Logf("%d messages, answers %v; %d reads at the core", f.sent, f.answers, reads)
 	t.Logf("p99 of ordinary calls, medians of the rounds: %.2f times that of the plain route without the calls that wait for reads, %.2f with them; %.2f times that of quiet",
 		toControl, toControlOfAll, toQuiet)
-	if toControl > mostTimes {
+	if timed && toControl > mostTimes {
 		t.Errorf("p99 while the callback is flooded: got %.2f times that while a plain route is; want at most %v", toControl, mostTimes)
 	}
 	if reads > budget {
 		t.Errorf("reads at the core: got %d; want at most %d", reads, budget)
 	}
-	if f.answers["hint 204"] < floodPerSecond {
-		t.Errorf("hints taken: got %d; want more than %d", f.answers["hint 204"], floodPerSecond)
+	if f.answers["hint 204"] < hints {
+		t.Errorf("hints taken: got %d; want more than %d", f.answers["hint 204"], hints)
 	}
 	if after := b.claims(c); len(after.Claims) != len(claims.Claims) || after.Claims[0].Sequence != claims.Claims[0].Sequence {
 		t.Errorf("claims: got %+v; want %+v", after, claims)
@@ -146,7 +153,10 @@ func TestForgedNotifications(t *testing.T) {
 }
 
 // floodRound is how long the ordinary calls of one round took.
-type floodRound struct{ quiet, control, forged []time.Duration }
+type floodRound struct {
+	quiet, control, forged []time.Duration
+	lasted                 time.Duration // of the forged messages
+}
 
 // p99Ratio is one p99 over another: the median of the rounds, for a round may be
 // disturbed by whatever else the machine does.
@@ -162,8 +172,8 @@ func p99Ratio(rounds []floodRound, of func(floodRound) ([]time.Duration, []time.
 
 // withoutWaits leaves out as many calls as may wait for a read in a round, the
 // slowest: in each second two of each API invoker.
-func withoutWaits(took []time.Duration) []time.Duration {
-	waits := 2 * (int(floodLasts/time.Second) + 1) * len(ordinary)
+func withoutWaits(took []time.Duration, lasted time.Duration) []time.Duration {
+	waits := 2 * (int(lasted/time.Second) + 1) * len(ordinary)
 	sorted := slices.Sorted(slices.Values(took))
 	return sorted[:max(len(sorted)-waits, 1)]
 }
@@ -173,23 +183,27 @@ func withoutWaits(took []time.Duration) []time.Duration {
 func measure(t *testing.T, hammers []*hammer, do func() time.Time) []time.Duration {
 	t.Helper()
 	began := time.Now()
-	ended := do()
-	var took []time.Duration
-	for _, h := range hammers {
-		for _, call := range h.list() {
-			if call.began.Before(began) || call.began.After(ended) {
-				continue
+	for {
+		ended := do()
+		var took []time.Duration
+		for _, h := range hammers {
+			for _, call := range h.list() {
+				if call.began.Before(began) || call.began.After(ended) {
+					continue
+				}
+				if call.status != http.StatusOK {
+					t.Fatalf("an ordinary call: got %v; want 200", call)
+				}
+				took = append(took, call.ended.Sub(call.began))
 			}
-			if call.status != http.StatusOK {
-				t.Fatalf("an ordinary call: got %v; want 200", call)
-			}
-			took = append(took, call.ended.Sub(call.began))
+		}
+		if len(took) >= 100 { // enough for a p99; a busy machine takes longer for them
+			return took
+		}
+		if ended.Sub(began) > time.Minute {
+			t.Fatalf("ordinary calls: got %d in a minute; want enough for a p99", len(took))
 		}
 	}
-	if len(took) < 100 {
-		t.Fatalf("ordinary calls: got %d; want enough for a p99", len(took))
-	}
-	return took
 }
 
 // pause lets ordinary calls go on alone.
