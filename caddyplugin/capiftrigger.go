@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-capif/aef/internal/autotrigger"
 	"github.com/caddy-capif/aef/internal/enforce"
+	"github.com/caddy-capif/aef/internal/revocation"
 )
 
 // Trigger is the `capif_trigger` handler. A call that reaches it has its API
@@ -123,7 +124,7 @@ func (t *Trigger) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			name = letIn.name
 		}
 	}
-	call.RequestedBy = "route " + name
+	call.RequestedBy, call.Source = "route "+name, revocation.SourceRoute
 	outcome, err := t.request(r.Context(), &call)
 	t.logUnused(outcome, &call)
 	switch {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-capif/aef/internal/adminapi"
 	"github.com/caddy-capif/aef/internal/testbed"
 )
 
@@ -17,6 +18,23 @@ func TestMetricsOverReloads(t *testing.T) {
 	id := l.newInvoker()
 	l.tell(id)
 	lost := l.lost
+	const byOperator = `capif_revocations_total{cause="%s",origin="operator",state="%s"}`
+	l.trigger(l.caddy, adminapi.RevocationRequest{APIInvokerID: l.newInvoker(), APIIDs: []string{testbed.APIID}, Cause: "NEVER_HEARD_OF"}, http.StatusOK)
+	kept := map[string]float64{
+		fmt.Sprintf(byOperator, "other", "triggered"): 1, fmt.Sprintf(byOperator, "other", "revoked"): 1,
+		`capif_revocations_total{cause="other",origin="policy",state="triggered"}`: 0,
+	}
+	for _, series := range []string{fmt.Sprintf(byOperator, "OVERLIMIT_USAGE", "revoked"), `capif_revocations_total{cause="OVERLIMIT_USAGE",origin="core",state="denied"}`, "capif_revocation_decided_seconds_count"} {
+		kept[series] = l.metric(series)
+	}
+	for series, want := range kept {
+		if got := l.metric(series); got != want {
+			t.Errorf("%s: got %v; want %v", series, got, want)
+		}
+	}
+	if kept["capif_revocation_decided_seconds_count"] == 0 {
+		t.Error("got no revocation in capif_revocation_decided_seconds; want those decided")
+	}
 	allowed, revoked, told := l.metric(seriesAllowed), l.metric(seriesRevoked), l.metric(messages)
 	if allowed == 0 || revoked == 0 || told == 0 {
 		t.Fatalf("got %v, %v, %v; want all above 0", allowed, revoked, told)
@@ -29,6 +47,11 @@ func TestMetricsOverReloads(t *testing.T) {
 	}
 	for series, want := range map[string]float64{seriesAllowed: allowed + 10, seriesRevoked: revoked + 10, messages: told + 10} {
 		l.counted(series, want, lost)
+	}
+	for series, want := range kept {
+		if got := l.metric(series); got != want && !strings.Contains(series, `origin="core"`) { // l.tell is the core
+			t.Errorf("%s after reloads: got %v; want %v", series, got, want)
+		}
 	}
 	total := l.metric(seriesAllowed)
 	site, admin := l.series(l.aef.API), l.series(l.aef.Admin)

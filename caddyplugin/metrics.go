@@ -2,6 +2,7 @@ package caddyplugin
 
 import (
 	"os"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,10 +18,11 @@ import (
 // neither loses nor freezes them. Label values come from closed sets: reasons,
 // alarms, and the API names of the configuration.
 type metrics struct {
-	state     *state
-	decisions *prometheus.CounterVec
-	messages  *prometheus.CounterVec
-	timings   *timings
+	state       *state
+	decisions   *prometheus.CounterVec
+	messages    *prometheus.CounterVec
+	timings     *timings
+	revocations *revocations
 }
 
 var (
@@ -87,7 +89,8 @@ func newMetrics(s *state) *metrics {
 			Name: "capif_core_messages_total",
 			Help: "Messages that capif_callback received, by how they ended.",
 		}, []string{"outcome"}),
-		timings: newTimings(),
+		timings:     newTimings(),
+		revocations: newRevocations(),
 	}
 	for _, outcome := range corecallback.Outcomes() {
 		m.messages.WithLabelValues(string(outcome)) // a rate needs the zero before the first
@@ -97,9 +100,7 @@ func newMetrics(s *state) *metrics {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	m.decisions.Describe(ch)
-	m.messages.Describe(ch)
-	for _, c := range m.timings.collectors() {
+	for _, c := range m.collectors() {
 		c.Describe(ch)
 	}
 	for _, d := range []*prometheus.Desc{
@@ -115,9 +116,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
-	m.decisions.Collect(ch)
-	m.messages.Collect(ch)
-	for _, c := range m.timings.collectors() {
+	for _, c := range m.collectors() {
 		c.Collect(ch)
 	}
 	ledger := m.state.ledger.Stats()
@@ -176,6 +175,10 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for _, name := range alarm.Names() {
 		gauge(descAlarm, truth(raised[name]), string(name))
 	}
+}
+
+func (m *metrics) collectors() []prometheus.Collector {
+	return slices.Concat([]prometheus.Collector{m.decisions, m.messages}, m.timings.collectors(), m.revocations.collectors())
 }
 
 func truth(b bool) float64 {

@@ -10,6 +10,7 @@ import (
 	"github.com/caddy-capif/aef/internal/denycache"
 	"github.com/caddy-capif/aef/internal/enforce"
 	"github.com/caddy-capif/aef/internal/policy"
+	"github.com/caddy-capif/aef/internal/revocation"
 )
 
 // Policy is the access control policy of an API (TS 29.222 8.6): how often and
@@ -218,7 +219,7 @@ func (t *overlimitTrigger) TriggerOverlimit(ctx context.Context, o policy.Overli
 	outcome, err := t.app.state.triggers.RequestAndWait(ctx, autotrigger.Call{
 		Invoker: o.Invoker, AEF: o.AEF, APIs: []string{o.API}, Cause: causeOverlimit,
 		Reason:      fmt.Sprintf("all %d calls of the access control policy were used", o.Total),
-		RequestedBy: "policy", Bound: o.Bound,
+		RequestedBy: "policy", Source: revocation.SourcePolicy, Bound: o.Bound,
 		AllowUnbound: true, // the gate offers no other: see policy.GateOptions
 	})
 	return err == nil && (outcome == autotrigger.Accepted || outcome == autotrigger.Already)

@@ -92,6 +92,7 @@ func newState(path string) (*state, error) {
 	s.triggers = autotrigger.New(s.ledger, s.alarms)
 	s.policy = policy.New(s.ledger, s.alarms)
 	s.metrics = newMetrics(s)
+	s.ledger.SetObserver(s.metrics.revocations.observe)
 	return s, nil
 }
 

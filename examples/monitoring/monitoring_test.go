@@ -170,6 +170,7 @@ func start(t *testing.T) *scene {
 	token, err := inv.Token(ctx, coretest.ScopeOf("aef-a", testbed.APIName))
 	must(t, err)
 	s.prometheus(aef.Admin)
+	trigger := adminapi.RevocationRequest{APIInvokerID: "inv-3", APIIDs: []string{testbed.APIID}, Cause: "UNEXPECTED_REASON"}
 	// Rates want figures that move while they are read.
 	moving, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
@@ -179,6 +180,7 @@ func start(t *testing.T) *scene {
 			_, _, _ = aef.Call(moving, "/location/1", token)
 			_, _, _ = aef.Call(moving, "/location/1", "")
 			_, _ = caddy.Admin(moving, http.MethodPost, adminapi.PathReconcile, adminapi.ReconcileRequest{}, nil)
+			_, _ = caddy.Admin(moving, http.MethodPost, adminapi.PathRevocations, trigger, nil)
 			_ = revoked.PutContext(moving, coretest.Entry("aef-a", testbed.APIID))
 			_, _ = bed.Core.RevokeByCore(moving, coretest.CoreRevoke{InvokerID: "inv-2", AEFID: "aef-a", APIIDs: []string{testbed.APIID}})
 			select {
@@ -188,8 +190,7 @@ func start(t *testing.T) *scene {
 		}
 	}()
 	t.Cleanup(func() { stop(); <-done })
-	code, err := caddy.Admin(ctx, http.MethodPost, adminapi.PathRevocations,
-		adminapi.RevocationRequest{APIInvokerID: "inv-3", APIIDs: []string{testbed.APIID}, Cause: "UNEXPECTED_REASON"}, nil)
+	code, err := caddy.Admin(ctx, http.MethodPost, adminapi.PathRevocations, trigger, nil)
 	if err != nil || code/100 != 2 {
 		t.Fatalf("trigger: got %v, %v; want 2xx", code, err)
 	}

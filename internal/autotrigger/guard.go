@@ -62,6 +62,8 @@ type Call struct {
 	Reason string
 	// RequestedBy says what asked: "policy", "route location".
 	RequestedBy string
+	// Source is [revocation.SourcePolicy] or [revocation.SourceRoute].
+	Source revocation.Source
 	// Bound says that the caller's client certificate names the invoker.
 	Bound bool
 	// AllowUnbound is the operator's word that it need not.
@@ -329,7 +331,7 @@ func (g *Guard) trigger(ctx context.Context, j *job) {
 	defer cancel()
 	_, err := g.ledger.Trigger(ctx, revocation.Trigger{
 		Invoker: c.Invoker, AEF: c.AEF, APIs: c.APIs, Cause: clip(c.Cause), Reason: clip(c.Reason),
-		RequestedBy: c.RequestedBy, Hold: true,
+		RequestedBy: c.RequestedBy, Source: c.Source, Hold: true,
 	})
 	if err != nil {
 		j.outcome, j.err = Failed, fmt.Errorf("automatic trigger: %w", err)

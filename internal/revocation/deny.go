@@ -59,6 +59,7 @@ func (l *Ledger) Deny(ctx context.Context, d Deny) error {
 			}
 			if t.putClaim(&c, o.first+uint64(i)) {
 				fresh++
+				t.steps = append(t.steps, Step{Source: SourceCore, Cause: d.Cause, State: StateDenied})
 			}
 		}
 		if fresh > 0 {

@@ -66,12 +66,13 @@ type Watcher interface {
 // Ledger is the durable record of claims and revocations. Its methods are safe
 // for concurrent use. The zero value is not usable: see [NewLedger].
 type Ledger struct {
-	path   string
-	index  *index
-	epochs *epochs
-	queue  atomic.Pointer[Queue]
-	watch  Watcher // fixed before Open
-	log    atomic.Pointer[slog.Logger]
+	path    string
+	index   *index
+	epochs  *epochs
+	queue   atomic.Pointer[Queue]
+	watch   Watcher    // fixed before Open
+	observe func(Step) // fixed before Open
+	log     atomic.Pointer[slog.Logger]
 
 	ops chan *op
 	// published is the writer's sequence, for those who only read it.

@@ -153,6 +153,8 @@ type Revocation struct {
 	Ticket  string `json:"ticket,omitempty"`
 	// RequestedBy is who asked, as far as Caddy knows it.
 	RequestedBy string `json:"requested_by,omitempty"`
+	// Source is what asked: operator, policy or route.
+	Source Source `json:"source,omitempty"`
 	// Hold says that the invoker was blocked before the core's word.
 	Hold  bool  `json:"hold"`
 	State State `json:"state"`

@@ -1,6 +1,7 @@
 package revocation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,8 @@ type Trigger struct {
 	Ticket  string
 	// RequestedBy is who asked.
 	RequestedBy string
+	// Source is what asked; "" means [SourceOperator].
+	Source Source
 	// Hold blocks the invoker here while the core's word is awaited.
 	Hold bool
 	// RequestID, if set, names this trigger: a later one with the same name
@@ -146,12 +149,13 @@ func (t *txn) trigger(asked *Trigger, s *Scope, sequence uint64) (Revocation, er
 		ID: t.ledger.revocationID(sequence), Sequence: sequence,
 		InvokerID: s.Invoker, AEFID: s.AEF, APIID: s.API, AllAPIs: s.API == "",
 		AllAEFs: asked.AllAEFs, Cause: asked.Cause, Reason: asked.Reason, Ticket: asked.Ticket,
-		RequestedBy: asked.RequestedBy, Hold: asked.Hold,
+		RequestedBy: asked.RequestedBy, Source: cmp.Or(asked.Source, SourceOperator), Hold: asked.Hold,
 		State: StatePending, CreatedAt: t.at,
 	}
 	t.putRevocation(&r)
 	t.put(bucketPending, pendingKey(s, sequence), nil)
 	t.notePending(&r)
+	t.step(&r)
 	if asked.Hold {
 		t.putAEFClaim(&r, sequence)
 	}
@@ -201,6 +205,7 @@ func listedButGone(err error) error {
 // end takes a revocation off the pending list.
 func (t *txn) end(r *Revocation, state State) {
 	r.State, r.DecidedAt, r.NextAttempt = state, t.at, time.Time{}
+	t.step(r)
 	s := r.scope()
 	t.delete(bucketPending, pendingKey(&s, r.Sequence))
 	t.pending = append(t.pending, pendingChange{ref: PendingRef{Sequence: r.Sequence, Invoker: r.InvokerID}})

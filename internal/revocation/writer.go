@@ -201,6 +201,7 @@ func (l *Ledger) settle(t *txn) {
 		l.epochs.of(r.scope.Invoker).Add(1)
 	}
 	l.audits.Add(int64(t.audited))
+	l.tellSteps(t)
 	if t.noted {
 		defer l.tellChanged()
 	}
@@ -234,6 +235,7 @@ type txn struct {
 	pending  []pendingChange
 	audited  int  // audit records added less those deleted
 	noted    bool // an audit record was added
+	steps    []Step
 	broken   error
 	op       *op
 }
