@@ -12,7 +12,7 @@ import (
 )
 
 // check says what becomes of a call, and why, at each route that it is asked
-// about. It is the routes' own deciders that decide.
+// about. It is the routes' own deciders and policies that decide; nothing is counted.
 func check(app *App, r *http.Request) (int, any, error) {
 	var asked adminapi.CheckRequest
 	err := decode(r, &asked)
@@ -21,6 +21,8 @@ func check(app *App, r *http.Request) (int, any, error) {
 		return 0, nil, err
 	case (asked.APIInvokerID == "") == (asked.Token == ""):
 		return 0, nil, apiError(http.StatusBadRequest, "give either api_invoker_id or token")
+	case len(asked.ClientCertificateNames) > adminapi.MaxCertificateNames:
+		return 0, nil, apiError(http.StatusBadRequest, "client_certificate_names are more than %d", adminapi.MaxCertificateNames)
 	case len(asked.APIInvokerID) > revocation.MaxIDBytes:
 		return 0, nil, apiError(http.StatusBadRequest, "api_invoker_id is longer than %d bytes", revocation.MaxIDBytes)
 	}
@@ -48,6 +50,7 @@ func (a *App) checkAt(ctx context.Context, r *route, asked *adminapi.CheckReques
 	} else {
 		e = r.decider.ExplainInvoker(ctx, asked.APIInvokerID, time.Now())
 	}
+	r.explainRest(ctx, &e, asked)
 	c := adminapi.Check{
 		Route: r.shown(), Allowed: e.Reason == enforce.Allowed, Reason: e.Reason.String(),
 		Steps: []adminapi.Step{}, Claims: []revocation.Claim{},
@@ -63,8 +66,8 @@ func (a *App) checkAt(ctx context.Context, r *route, asked *adminapi.CheckReques
 	if r.mode == modeMonitor && !c.Allowed {
 		c.Notes = append(c.Notes, "the route only monitors: the call is passed on all the same")
 	}
-	if r.bind {
-		c.Notes = append(c.Notes, "the caller's client certificate was not checked: the route requires that it names the API invoker")
+	if r.bind && len(asked.ClientCertificateNames) == 0 {
+		c.Notes = append(c.Notes, "the caller's client certificate was not checked: the route requires that it names the API invoker; give client_certificate_names")
 	}
 	if e.Entry == nil {
 		return c, nil
@@ -73,6 +76,30 @@ func (a *App) checkAt(ctx context.Context, r *route, asked *adminapi.CheckReques
 	claims, err := a.covering(r, e.Entry.Invoker, revocation.Digest(e.Entry.Digest))
 	c.Claims = append(c.Claims, claims...)
 	return c, err
+}
+
+// explainRest adds what the handler asks of a call that the decider allows, in its
+// order.
+func (r *route) explainRest(ctx context.Context, e *enforce.Explanation, asked *adminapi.CheckRequest) {
+	add := func(name, outcome string) {
+		e.Steps = append(e.Steps, enforce.Step{Name: name, Passed: e.Reason == enforce.Allowed, Outcome: outcome})
+	}
+	if e.Reason == enforce.Allowed && r.bind {
+		switch names := asked.ClientCertificateNames; {
+		case len(names) == 0:
+			add(enforce.StepBinding, "not checked: needs the caller's certificate")
+		case slices.Contains(names, e.Entry.Invoker):
+			add(enforce.StepBinding, "the client certificate names the API invoker")
+		default:
+			e.Reason = enforce.TokenNotBound
+			add(enforce.StepBinding, "the client certificate does not name the API invoker")
+		}
+	}
+	if e.Reason == enforce.Allowed && r.gate != nil {
+		reason, outcome := r.gate.Peek(ctx, e.Entry.Invoker, time.Now())
+		e.Reason = reason
+		add(enforce.StepPolicy, outcome)
+	}
 }
 
 // covering returns the claims that cover calls of an invoker at a route, with a

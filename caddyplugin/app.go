@@ -369,7 +369,8 @@ type route struct {
 	invokerClaims []string
 	decider       *enforce.Decider
 	answers       *answers
-	bind          bool // the token must be the caller's by its certificate
+	bind          bool         // the token must be the caller's by its certificate
+	gate          *policy.Gate // nil without a policy
 }
 
 func (r *route) shown() adminapi.Route {

@@ -140,7 +140,7 @@ func TestTriggerByMatcher(t *testing.T) {
 	}
 	l.poll(func() bool { return l.revocations(bad)[0].State == revocation.StateRevoked })
 	made := l.revocations(bad)
-	if r := made[0]; len(made) != 1 || r.RequestedBy != "route location" || r.Reason != "asked for /location/watched/admin" || !r.Hold || r.APIID != testbed.APIID {
+	if r := made[0]; len(made) != 1 || r.RequestedBy != "route location" || r.Source != revocation.SourceRoute || r.Reason != "asked for /location/watched/admin" || !r.Hold || r.APIID != testbed.APIID {
 		t.Errorf("got %+v; want one revocation by route location, with the path as the reason", made)
 	}
 

@@ -19,21 +19,24 @@ func checkCommand() *cobra.Command {
 	var asked adminapi.CheckRequest
 	var fromStdin bool
 	cmd := &cobra.Command{
-		Use:   "check (--invoker <id> | --token-stdin) [--api <id>] [--aef <id>]",
+		Use:   "check (--invoker <id> | --token-stdin) [--api <id>] [--aef <id>] [--certificate-name <name>]…",
 		Short: "Says whether a call would pass, and why: each step of the decision",
 		Long: `
 Says what becomes of a call at each route, by the same code that decides calls:
 of an API invoker whose token is in order (--invoker), or with a token that is read
 from standard input (--token-stdin). The token is not printed, logged or stored. As
-with a call, the security context may be read from the core. Ends with 10 if a call
-would be refused.`,
-		Example: "  caddy capif check --invoker inv-1 --api 8f36c0\n  caddy capif check --token-stdin --api 8f36c0 < token",
+with a call, the security context may be read from the core. The access control
+policy is asked and nothing is counted. Where a route has bind, give the names of the
+caller's certificate (--certificate-name), or that is not checked. Ends with 10 if a
+call would be refused.`,
+		Example: "  caddy capif check --invoker inv-1 --api 8f36c0\n  caddy capif check --invoker inv-1 --api 8f36c0 --certificate-name inv-1\n  caddy capif check --token-stdin --api 8f36c0 < token",
 		Args:    cobra.NoArgs,
 	}
 	cmd.Flags().StringVar(&asked.APIInvokerID, "invoker", "", "The API invoker")
 	cmd.Flags().BoolVar(&fromStdin, "token-stdin", false, "Read an access token from standard input")
 	cmd.Flags().StringVar(&asked.APIID, "api", "", "Only routes that stand for this apiId")
 	cmd.Flags().StringVar(&asked.AEFID, "aef", "", "Only routes of this aefId")
+	cmd.Flags().StringArrayVar(&asked.ClientCertificateNames, "certificate-name", nil, "A common name or alternative name of the caller's client certificate; may be repeated")
 	cmd.MarkFlagsOneRequired("invoker", "token-stdin")
 	cmd.MarkFlagsMutuallyExclusive("invoker", "token-stdin")
 	return running(cmd, func(ctx context.Context, c *console, _ []string) error {

@@ -182,7 +182,7 @@ func (e *Enforce) Provision(ctx caddy.Context) error {
 	app.addRoute(route{
 		aefID: r.AEFID, apiName: r.APIName, apiIDs: r.APIIDs, invokerClaims: verifier.InvokerClaims(),
 		mode: cmp.Or(e.Mode, modeEnforce), require: e.RequireContext != wordOff,
-		decider: e.decider, answers: e.answers, bind: e.Bind != "",
+		decider: e.decider, answers: e.answers, bind: e.Bind != "", gate: e.gate,
 	})
 	return nil
 }

@@ -112,6 +112,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		{"get", adminapi.PathRevocations + "/{id}", "rv-none-1", ""},
 		{"get", adminapi.PathClaims, "?limit=1", ""},
 		{"post", adminapi.PathCheck, "", `{"api_invoker_id":"inv-1"}`},
+		{"post", adminapi.PathCheck, "", `{"api_invoker_id":"inv-1","client_certificate_names":["inv-1"]}`},
 		{"post", adminapi.PathCheck, "", `{"token":"nonsense"}`},
 		{"post", adminapi.PathLifts, "", `{"api_invoker_id":"inv-1","api_ids":["` + testbed.APIID + `"]}`},
 		{"post", adminapi.PathReconcile, "", `{"accept":true,"reason":"r"}`},

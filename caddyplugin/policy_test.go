@@ -141,7 +141,7 @@ func TestTotalRevokes(t *testing.T) {
 				t.Errorf("revoked: got %d passed; want 0", got)
 			}
 			got := b.revocations("inv-1")
-			if len(got) != 1 || got[0].Cause != coretest.CauseOverlimit || got[0].APIID != testbed.APIID || got[0].RequestedBy != "policy" {
+			if len(got) != 1 || got[0].Cause != coretest.CauseOverlimit || got[0].APIID != testbed.APIID || got[0].RequestedBy != "policy" || got[0].Source != revocation.SourcePolicy {
 				t.Errorf("got %+v; want one, by the policy, with %s", got, coretest.CauseOverlimit)
 			}
 			revokes := core.Requests(coretest.OpRevoke)

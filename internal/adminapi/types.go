@@ -187,7 +187,14 @@ type CheckRequest struct {
 	// Default: every route.
 	APIID string `json:"api_id,omitempty"`
 	AEFID string `json:"aef_id,omitempty"`
+	// ClientCertificateNames are the common name and the subject alternative
+	// names (DNS, URI) of the certificate that the caller will show, at most 100.
+	// Default: a route's bind is not checked.
+	ClientCertificateNames []string `json:"client_certificate_names,omitempty"`
 }
+
+// MaxCertificateNames bounds client_certificate_names of one request.
+const MaxCertificateNames = 100
 
 // CheckResponse answers it, with one check for each route.
 type CheckResponse struct {

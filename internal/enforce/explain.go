@@ -28,6 +28,9 @@ const (
 	StepScope   = "scope"   // the scope names the route's API
 	StepClaims  = "claims"  // no claim covers the call
 	StepContext = "context" // the security context lists the route
+	// What a handler asks besides, where it does.
+	StepBinding = "binding" // the client certificate names the API invoker
+	StepPolicy  = "policy"  // the access control policy allows the call
 )
 
 // Explanation is a decision with how it came about.

@@ -243,3 +243,9 @@ var (
 	errDisk = errors.New("no space left")
 	ref     = revocation.CountRef{Invoker: "i", AEF: "aef", API: "api"}
 )
+
+func (m *memory) failing() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.err != nil
+}
