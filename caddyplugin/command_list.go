@@ -181,6 +181,9 @@ func showCommand() *cobra.Command {
 		if r.State == revocation.StatePending {
 			rows = append(rows, []string{"next attempt", at(r.NextAttempt)}, []string{"attempts", fmt.Sprint(r.Attempts)})
 		}
+		if x := r.Exposure; x != nil {
+			rows = append(rows, []string{"passed since the trigger", exposureText(x)})
+		}
 		for i := range r.Answers {
 			rows = append(rows, []string{"core, " + at(r.Answers[i].At), answerText(&r.Answers[i])})
 		}
@@ -272,4 +275,12 @@ func writeAll[T any](c *console, err error, kind string, list []T) error {
 		err = c.writeLine(exportedRecord{kind, list[i]})
 	}
 	return err
+}
+
+// exposureText says what passed between a trigger and the block.
+func exposureText(x *revocation.Exposure) string {
+	if x.Calls == 0 {
+		return "no call"
+	}
+	return fmt.Sprintf("at most %d, the last at %s", x.Calls, at(x.LastPassedAt))
 }

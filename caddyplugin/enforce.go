@@ -215,6 +215,7 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		stream, r = e.openStream(w, r, &decision)
 	}
 	e.counters[decision.Reason].Inc()
+	decision.End(decision.Reason == enforce.Allowed || e.Mode == modeMonitor)
 	e.tellTriggers(r, &decision)
 	if decision.Reason == enforce.Allowed {
 		replacerOf(r).Set("http.auth.user.id", decision.Entry.User)

@@ -40,6 +40,9 @@ type Claims interface {
 	Epoch(invoker string) *atomic.Uint64
 	// Covering MUST NOT do I/O.
 	Covering(invoker, aef string, apis []string, t revocation.Digest) revocation.Cover
+	// Passing notes a call that is about to be looked up, where a revocation
+	// counts it; nil nearly always.
+	Passing(invoker, aef string, apis []string) *revocation.Passing
 }
 
 // Cache keeps verdicts; *denycache.Cache does. It may forget anything.
@@ -125,6 +128,16 @@ type Decision struct {
 	Err error
 	// Cached says that the verdict came from the cache.
 	Cached bool
+
+	passing *revocation.Passing
+}
+
+// End says what became of the call in the end: whether it was passed on. Call it
+// once after each Decide.
+func (d *Decision) End(passed bool) {
+	if d.passing != nil {
+		d.passing.End(passed)
+	}
 }
 
 // Decide decides a call that carries raw, at the time now.
@@ -146,7 +159,8 @@ func (d *Decider) Decide(ctx context.Context, raw string, now time.Time) Decisio
 	}
 	verdict, current := e.Verdict()
 	if !current {
-		return Decision{Reason: d.judge(ctx, e, now), Entry: e}
+		reason, passing := d.judge(ctx, e, now)
+		return Decision{Reason: reason, Entry: e, passing: passing}
 	}
 	if age := e.Touch(now); d.tooOld(age) && Reason(verdict) == Allowed {
 		return Decision{Reason: ContextStale, Entry: e}
@@ -156,13 +170,32 @@ func (d *Decider) Decide(ctx context.Context, raw string, now time.Time) Decisio
 
 // judge looks up what denies a verified token, and whether the context lists the
 // route. The epoch is read before the lookups: a deny that comes in between
-// makes the verdict stale at once. A verdict that is not settled is not stamped.
-func (d *Decider) judge(ctx context.Context, e *denycache.Entry, now time.Time) Reason {
+// makes the verdict stale at once. A verdict that is not settled is not stamped,
+// nor one that allows while a revocation counts what passes.
+func (d *Decider) judge(ctx context.Context, e *denycache.Entry, now time.Time) (Reason, *revocation.Passing) {
+	var passing *revocation.Passing
+	reason := d.judgeCounted(ctx, e, now, &passing)
+	if reason != Allowed && passing != nil {
+		passing.End(false)
+		passing = nil
+	}
+	return reason, passing
+}
+
+func (d *Decider) judgeCounted(ctx context.Context, e *denycache.Entry, now time.Time, passing **revocation.Passing) Reason {
 	for again := true; ; again = false {
 		epoch := e.Epoch()
+		if *passing == nil {
+			*passing = d.claims.Passing(e.Invoker, d.route.AEFID, d.route.APIIDs)
+		}
+		stamp := func(reason Reason) {
+			if reason != Allowed || *passing == nil {
+				e.Stamp(epoch, denycache.Verdict(reason))
+			}
+		}
 		reason := d.claimed(e)
 		if reason != Allowed || d.contexts == nil {
-			e.Stamp(epoch, denycache.Verdict(reason))
+			stamp(reason)
 			return reason
 		}
 		reason, answer := d.listed(ctx, e)
@@ -170,7 +203,7 @@ func (d *Decider) judge(ctx context.Context, e *denycache.Entry, now time.Time) 
 			continue // claims may have come while the core was asked
 		}
 		if answer.Settled {
-			e.Stamp(epoch, denycache.Verdict(reason))
+			stamp(reason)
 		}
 		if age := e.Touch(now); d.tooOld(age) && reason == Allowed {
 			return ContextStale

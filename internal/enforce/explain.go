@@ -67,7 +67,8 @@ func (d *Decider) ExplainInvoker(ctx context.Context, invoker string, now time.T
 	r.add(StepToken, true, "not given; taken to be in order, with a scope that names the API")
 	e := &denycache.Entry{Invoker: invoker, User: invoker}
 	e.Track(copied.claims.Epoch(invoker))
-	return r.explain(Decision{Reason: copied.judge(ctx, e, now), Entry: e})
+	reason, _ := copied.judge(ctx, e, now)
+	return r.explain(Decision{Reason: reason, Entry: e})
 }
 
 // recorded is the same decider on parts that note what they are asked.
@@ -149,6 +150,9 @@ func (c recordedClaims) Ready() bool {
 	}
 	return ready
 }
+
+// Passing counts nothing: an explanation is no call.
+func (recordedClaims) Passing(string, string, []string) *revocation.Passing { return nil }
 
 func (c recordedClaims) Covering(invoker, aef string, apis []string, digest revocation.Digest) revocation.Cover {
 	cover := c.Claims.Covering(invoker, aef, apis, digest)

@@ -30,11 +30,11 @@ func (d *Decider) firstSight(ctx context.Context, raw string, keySet *token.KeyS
 	if !v.inScope {
 		return Decision{Reason: InsufficientScope, Entry: e}
 	}
-	reason := d.judge(ctx, e, now)
+	reason, passing := d.judge(ctx, e, now)
 	if mine {
 		d.cache.Put(e, time.Unix(e.Expires, 0).Add(token.MaxLeeway).Sub(now))
 	}
-	return Decision{Reason: reason, Entry: e}
+	return Decision{Reason: reason, Entry: e, passing: passing}
 }
 
 // verification is what calls that begin at the same time share: that the token

@@ -70,6 +70,7 @@ type Ledger struct {
 	index   *index
 	epochs  *epochs
 	queue   atomic.Pointer[Queue]
+	windows *windows
 	watch   Watcher    // fixed before Open
 	observe func(Step) // fixed before Open
 	log     atomic.Pointer[slog.Logger]
@@ -122,6 +123,7 @@ func NewLedger(path string) *Ledger {
 		path:        path,
 		index:       newIndex(),
 		epochs:      newEpochs(),
+		windows:     newWindows(),
 		ops:         make(chan *op, 1024),
 		pending:     make(map[uint64]chan struct{}),
 		unsavedKeys: make(map[string]int),

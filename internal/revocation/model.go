@@ -169,6 +169,9 @@ type Revocation struct {
 	NextAttempt time.Time `json:"next_attempt,omitzero"`
 	CreatedAt   time.Time `json:"created_at"`
 	DecidedAt   time.Time `json:"decided_at,omitzero"`
+	// Exposure is what passed between the trigger and the block, or without a
+	// block the decision. Absent until then, and where a restart came between.
+	Exposure *Exposure `json:"exposure,omitempty"`
 	// Answers are the last answers of the core, oldest first, at most 16.
 	Answers []Answer `json:"answers,omitempty"`
 }

@@ -38,6 +38,11 @@ func (l *Ledger) keepDenies(batch []*op) {
 		}
 		i, known := l.unsavedKeys[o.key]
 		if known {
+			old := l.unsaved[i]
+			for n := range old.width {
+				l.windows.unbind(old.first + uint64(n)) // its revocations will never be
+			}
+			old.dropped()
 			l.unsaved[i] = o
 			continue
 		}

@@ -90,8 +90,13 @@ func (l *Ledger) Trigger(ctx context.Context, t Trigger) ([]Revocation, error) {
 	if t.Hold {
 		o.denies = scopes
 	}
+	// From here on calls are counted. Opened, then the epoch: see windows.
+	opened := l.windows.add(scopes)
+	o.drop = func() { l.windows.drop(opened) }
+	l.epochs.of(t.Invoker).Add(1)
 	var made []Revocation
 	o.apply = func(tx *txn) error {
+		defer o.drop() // all that no pending revocation keeps; counts stay readable
 		made = make([]Revocation, 0, len(scopes))
 		known, err := tx.requested(&t, apis)
 		if err != nil {
@@ -104,7 +109,7 @@ func (l *Ledger) Trigger(ctx context.Context, t Trigger) ([]Revocation, error) {
 			return nil
 		}
 		for i := range scopes {
-			r, err := tx.trigger(&t, &scopes[i], tx.op.first+uint64(i))
+			r, err := tx.trigger(&t, &scopes[i], tx.op.first+uint64(i), opened[i])
 			if err != nil {
 				return err
 			}
@@ -127,7 +132,7 @@ func boolWord(b *bool) string {
 	return strconv.FormatBool(*b)
 }
 
-func (t *txn) trigger(asked *Trigger, s *Scope, sequence uint64) (Revocation, error) {
+func (t *txn) trigger(asked *Trigger, s *Scope, sequence uint64, w *window) (Revocation, error) {
 	pending, err := t.pendingOf(s)
 	if err != nil {
 		return Revocation{}, err
@@ -138,6 +143,7 @@ func (t *txn) trigger(asked *Trigger, s *Scope, sequence uint64) (Revocation, er
 		}
 		if asked.Hold && !r.Hold {
 			r.Hold = true
+			t.expose(&r)
 			t.putRevocation(&r)
 			t.putAEFClaim(&r, sequence)
 		}
@@ -151,6 +157,11 @@ func (t *txn) trigger(asked *Trigger, s *Scope, sequence uint64) (Revocation, er
 		AllAEFs: asked.AllAEFs, Cause: asked.Cause, Reason: asked.Reason, Ticket: asked.Ticket,
 		RequestedBy: asked.RequestedBy, Source: cmp.Or(asked.Source, SourceOperator), Hold: asked.Hold,
 		State: StatePending, CreatedAt: t.at,
+	}
+	if asked.Hold { // it is blocked already
+		r.Exposure = w.snapshot(t.at)
+	} else {
+		t.ledger.windows.bind(sequence, w)
 	}
 	t.putRevocation(&r)
 	t.put(bucketPending, pendingKey(s, sequence), nil)
@@ -205,10 +216,18 @@ func listedButGone(err error) error {
 // end takes a revocation off the pending list.
 func (t *txn) end(r *Revocation, state State) {
 	r.State, r.DecidedAt, r.NextAttempt = state, t.at, time.Time{}
+	t.expose(r)
 	t.step(r)
 	s := r.scope()
 	t.delete(bucketPending, pendingKey(&s, r.Sequence))
 	t.pending = append(t.pending, pendingChange{ref: PendingRef{Sequence: r.Sequence, Invoker: r.InvokerID}})
+}
+
+// expose notes what passed until now, if it was counted from the trigger on.
+func (t *txn) expose(r *Revocation) {
+	if w := t.ledger.windows.bound(r.Sequence); w != nil {
+		r.Exposure = w.snapshot(t.ledger.now().UTC())
+	}
 }
 
 func (t *txn) putRevocation(r *Revocation) {

@@ -22,6 +22,8 @@ type op struct {
 	// key, if set, names a deny that is to be written once the file works
 	// again; equal keys are written once.
 	key string
+	// drop, if set, is called if the op will never be applied.
+	drop func()
 
 	first uint64 // set by the writer
 	err   error
@@ -37,6 +39,7 @@ const (
 // refused. If ctx ends first, the outcome is unknown.
 func (l *Ledger) submit(ctx context.Context, o *op) error {
 	if !l.Ready() {
+		o.dropped()
 		return fmt.Errorf("ledger %s: %w", l.path, ErrNotReady)
 	}
 	o.width = max(o.width, 1)
@@ -44,8 +47,10 @@ func (l *Ledger) submit(ctx context.Context, o *op) error {
 	select {
 	case l.ops <- o:
 	case <-l.stopped:
+		o.dropped()
 		return fmt.Errorf("ledger %s: %w", l.path, ErrNotReady)
 	case <-ctx.Done():
+		o.dropped()
 		return fmt.Errorf("ledger %s: not begun: %w", l.path, ctx.Err())
 	}
 	select {
@@ -61,6 +66,12 @@ func (l *Ledger) submit(ctx context.Context, o *op) error {
 		}
 	case <-ctx.Done():
 		return fmt.Errorf("ledger %s: outcome unknown: %w", l.path, ctx.Err())
+	}
+}
+
+func (o *op) dropped() {
+	if o.drop != nil {
+		o.drop()
 	}
 }
 
@@ -214,6 +225,7 @@ func (l *Ledger) settle(t *txn) {
 			l.pending[change.ref.Sequence] = make(chan struct{})
 		case !change.pending && known:
 			delete(l.pending, change.ref.Sequence)
+			l.windows.unbind(change.ref.Sequence)
 			close(w)
 		}
 		l.pendingMu.Unlock()
