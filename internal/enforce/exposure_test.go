@@ -81,6 +81,13 @@ func TestExposureCountsWhatPassed(t *testing.T) {
 	}
 	cached(true) // it is over
 
+	r = trigger(api, false)
+	late := x.decider.Decide(t.Context(), raw, now) // on its way when the core decides
+	if got := decide(r, revocation.StateRejected); late.Reason != Allowed || got.Calls != 1 || got.LastPassedAt.IsZero() {
+		t.Errorf("a call on its way: got %+v; want it counted", got)
+	}
+	late.End(true)
+
 	held := trigger(api, true)
 	if held.Exposure == nil || held.Exposure.Calls != 0 {
 		t.Errorf("held: got %+v; want 0 calls", held.Exposure)
