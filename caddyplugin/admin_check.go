@@ -1,6 +1,7 @@
 package caddyplugin
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"slices"
@@ -50,21 +51,44 @@ func (a *App) checkAt(ctx context.Context, r *route, asked *adminapi.CheckReques
 	} else {
 		e = r.decider.ExplainInvoker(ctx, asked.APIInvokerID, time.Now())
 	}
-	r.explainRest(ctx, &e, asked)
+	// As the handler does it.
+	undecided, refusedAnyway := enforce.Undecided, false
+	if r.onError == onErrorAllow && e.Reason.Undecidable() {
+		undecided = e.Reason
+		e.Decision = r.rest(ctx, asked, e.Decision)
+	}
+	if e.Reason == enforce.Allowed && e.Entry != nil {
+		r.explainRest(ctx, &e, asked, &undecided)
+	}
+	reason := e.Reason
+	switch {
+	case undecided == enforce.Undecided:
+	case e.Reason == enforce.Allowed:
+		reason = undecided
+	default:
+		undecided, refusedAnyway = enforce.Undecided, true
+	}
+	failsOpen := undecided != enforce.Undecided
 	c := adminapi.Check{
-		Route: r.shown(), Allowed: e.Reason == enforce.Allowed, Reason: e.Reason.String(),
+		Route: r.shown(), Allowed: reason == enforce.Allowed, Reason: reason.String(),
 		Steps: []adminapi.Step{}, Claims: []revocation.Claim{},
 	}
-	c.Passed = c.Allowed || r.mode == modeMonitor
+	c.Passed = c.Allowed || failsOpen || r.mode == modeMonitor
 	for _, s := range e.Steps {
 		c.Steps = append(c.Steps, adminapi.Step{Step: s.Name, Passed: s.Passed, Outcome: s.Outcome})
 	}
-	if !c.Allowed {
+	if !c.Allowed && !failsOpen {
 		refusal := r.answers.of(&e.Decision)
 		c.Status, c.Detail = refusal.status, refusal.detail
 	}
-	if r.mode == modeMonitor && !c.Allowed {
+	switch {
+	case failsOpen:
+		c.Notes = append(c.Notes, "the route fails open (on_error allow): the call cannot be decided and is passed on")
+	case r.mode == modeMonitor && !c.Allowed:
 		c.Notes = append(c.Notes, "the route only monitors: the call is passed on all the same")
+	}
+	if refusedAnyway {
+		c.Notes = append(c.Notes, "the call cannot be decided in full, and what is known refuses it")
 	}
 	if r.bind && len(asked.ClientCertificateNames) == 0 {
 		c.Notes = append(c.Notes, "the caller's client certificate was not checked: the route requires that it names the API invoker; give client_certificate_names")
@@ -80,7 +104,7 @@ func (a *App) checkAt(ctx context.Context, r *route, asked *adminapi.CheckReques
 
 // explainRest adds what the handler asks of a call that the decider allows, in its
 // order.
-func (r *route) explainRest(ctx context.Context, e *enforce.Explanation, asked *adminapi.CheckRequest) {
+func (r *route) explainRest(ctx context.Context, e *enforce.Explanation, asked *adminapi.CheckRequest, undecided *enforce.Reason) {
 	add := func(name, outcome string) {
 		e.Steps = append(e.Steps, enforce.Step{Name: name, Passed: e.Reason == enforce.Allowed, Outcome: outcome})
 	}
@@ -95,11 +119,26 @@ func (r *route) explainRest(ctx context.Context, e *enforce.Explanation, asked *
 			add(enforce.StepBinding, "the client certificate does not name the API invoker")
 		}
 	}
-	if e.Reason == enforce.Allowed && r.gate != nil {
-		reason, outcome := r.gate.Peek(ctx, e.Entry.Invoker, time.Now())
-		e.Reason = reason
-		add(enforce.StepPolicy, outcome)
+	if e.Reason != enforce.Allowed || r.gate == nil || *undecided == enforce.NotReady {
+		return
 	}
+	reason, outcome := r.gate.Peek(ctx, e.Entry.Invoker, time.Now())
+	e.Reason = reason
+	add(enforce.StepPolicy, outcome)
+	if r.onError == onErrorAllow && reason == enforce.PolicyUnavailable {
+		e.Reason = enforce.Allowed
+		*undecided = cmp.Or(*undecided, enforce.PolicyUnavailable)
+	}
+}
+
+// rest is what the handler of the route asks when it cannot decide a call and is
+// to pass it on.
+func (r *route) rest(ctx context.Context, asked *adminapi.CheckRequest, undecided enforce.Decision) enforce.Decision {
+	if asked.Token == "" {
+		return r.decider.RestInvoker(asked.APIInvokerID, undecided)
+	}
+	raw, _ := enforce.Bearer([]string{"Bearer " + asked.Token}) // it was read once before
+	return r.decider.Rest(ctx, raw, undecided, time.Now())
 }
 
 // covering returns the claims that cover calls of an invoker at a route, with a

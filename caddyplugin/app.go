@@ -364,6 +364,7 @@ type route struct {
 	apiName string
 	apiIDs  []string
 	mode    string
+	onError string
 	require bool // the context must list the pair
 	// invokerClaims are the claims in which its tokens name the API invoker.
 	invokerClaims []string
@@ -374,7 +375,7 @@ type route struct {
 }
 
 func (r *route) shown() adminapi.Route {
-	return adminapi.Route{AEFID: r.aefID, APIName: r.apiName, APIIDs: r.apiIDs, Mode: r.mode, RequireContext: r.require}
+	return adminapi.Route{AEFID: r.aefID, APIName: r.apiName, APIIDs: r.apiIDs, Mode: r.mode, OnError: r.onError, RequireContext: r.require}
 }
 
 func (a *App) addRoute(r route) {

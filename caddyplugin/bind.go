@@ -12,6 +12,8 @@ const (
 	wordOff               = "off"
 	modeEnforce           = "enforce"
 	modeMonitor           = "monitor"
+	onErrorDeny           = "deny"
+	onErrorAllow          = "allow"
 	bindClientCertificate = "client_certificate"
 )
 
@@ -23,6 +25,7 @@ func (e *Enforce) checkWords() error {
 	}{
 		{"require_context", e.RequireContext, []string{wordOn, wordOff}},
 		{"mode", e.Mode, []string{modeEnforce, modeMonitor}},
+		{"on_error", e.OnError, []string{onErrorDeny, onErrorAllow}},
 		{"bind", e.Bind, []string{bindClientCertificate}},
 	} {
 		if setting.value != "" && !slices.Contains(setting.accepted, setting.value) {

@@ -29,6 +29,7 @@ func parseEnforce(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //		require_context on|off
 //		max_staleness <duration>
 //		mode          enforce|monitor
+//		on_error      deny|allow
 //		bind          client_certificate
 //		pass_errors
 //		preflight     pass
@@ -90,6 +91,8 @@ func (e *Enforce) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = duration(d, &e.MaxStaleness)
 		case "mode":
 			err = word1(d, &e.Mode, modeEnforce, modeMonitor)
+		case "on_error":
+			err = word1(d, &e.OnError, onErrorDeny, onErrorAllow)
 		case "policy":
 			e.Policy = new(Policy)
 			err = e.Policy.unmarshal(d)
@@ -99,7 +102,7 @@ func (e *Enforce) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			e.EndStreams = new(EndStreams)
 			err = e.EndStreams.unmarshal(d)
 		default:
-			err = unrecognized(d, "api_id", "api_name", "aef_id", "scope", "token_keys", "algorithms", "leeway", "invoker_claim", "require_context", "max_staleness", "mode", "bind", "pass_errors", "preflight", "policy", "end_streams")
+			err = unrecognized(d, "api_id", "api_name", "aef_id", "scope", "token_keys", "algorithms", "leeway", "invoker_claim", "require_context", "max_staleness", "mode", "on_error", "bind", "pass_errors", "preflight", "policy", "end_streams")
 		}
 		if err != nil {
 			return err

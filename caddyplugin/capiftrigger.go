@@ -198,7 +198,7 @@ func (e *Enforce) tellTriggers(r *http.Request, d *enforce.Decision) {
 	if !e.app.hasTriggers.Load() {
 		return
 	}
-	if d.Reason != enforce.Allowed {
+	if d.Reason != enforce.Allowed || d.Entry == nil {
 		caddyhttp.SetVar(r.Context(), varLetIn, nil)
 		return
 	}

@@ -89,6 +89,8 @@ func readToken(from io.Reader) (string, error) {
 func (c *console) check(k *adminapi.Check) {
 	verdict := "would be passed on"
 	switch {
+	case k.Passed && !k.Allowed && k.Status == 0:
+		verdict = "would be passed on UNDECIDED"
 	case k.Passed && !k.Allowed:
 		verdict = "would be refused, were the route not to monitor only"
 	case !k.Passed:

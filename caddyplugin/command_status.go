@@ -109,6 +109,9 @@ func subscriptionText(s *adminapi.Subscription) string {
 
 func routeText(r *adminapi.Route) string {
 	text := fmt.Sprintf("%s at %s, apiIds %s, mode %s", r.APIName, r.AEFID, strings.Join(r.APIIDs, " "), r.Mode)
+	if r.OnError == onErrorAllow {
+		text += ", FAILS OPEN"
+	}
 	if !r.RequireContext {
 		text += ", no context required"
 	}

@@ -24,7 +24,8 @@ import (
 // nothing denies the API invoker. It needs the `capif` app.
 //
 // Placeholders: `{http.auth.user.id}` is the API invoker of a call that was
-// passed on; `{http.capif.reason}` is why a call was not.
+// passed on; `{http.capif.reason}` is why a call was not,
+// or what kept one from being decided that was passed on all the same.
 type Enforce struct {
 	// AEFID is the aefId that exposes this API. Default: that of the app.
 	AEFID string `json:"aef_id,omitempty"`
@@ -59,6 +60,13 @@ type Enforce struct {
 	// refused, and pass every call on. Default: enforce.
 	Mode string `json:"mode,omitempty"`
 
+	// OnError is what becomes of a call that cannot be decided (`not_ready`,
+	// `keys_missing`, `context_unknown`, `context_stale`, `policy_unavailable`):
+	// `deny` answers 503, `allow` passes it on. What is known to be refused is
+	// refused all the same; without token keys nothing is known, and everything
+	// that brings a token passes. Default: deny.
+	OnError string `json:"on_error,omitempty"`
+
 	// Bind is `client_certificate` to require that the token's API invoker is
 	// a common name or subject alternative name of the caller's verified
 	// client certificate: on real cores an invoker can get a token in
@@ -83,6 +91,7 @@ type Enforce struct {
 	EndStreams *EndStreams `json:"end_streams,omitempty"`
 
 	app      *App
+	failOpen bool
 	target   target // what capif_trigger is told
 	decider  *enforce.Decider
 	gate     *policy.Gate      // nil without a policy
@@ -168,6 +177,10 @@ func (e *Enforce) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("capif_enforce: %w", err)
 	}
+	e.failOpen = e.OnError == onErrorAllow
+	if e.failOpen {
+		e.log.Warn("route fails open: calls that cannot be decided are passed on", zap.String("api_name", r.APIName), zap.Strings("api_ids", r.APIIDs))
+	}
 	if e.Mode == modeMonitor {
 		e.log.Warn("route only monitors: every call is passed on", zap.String("api_name", r.APIName), zap.Strings("api_ids", r.APIIDs))
 	}
@@ -181,7 +194,7 @@ func (e *Enforce) Provision(ctx caddy.Context) error {
 	e.target = target{aefID: r.AEFID, apiIDs: r.APIIDs, name: label, bound: e.Bind != ""}
 	app.addRoute(route{
 		aefID: r.AEFID, apiName: r.APIName, apiIDs: r.APIIDs, invokerClaims: verifier.InvokerClaims(),
-		mode: cmp.Or(e.Mode, modeEnforce), require: e.RequireContext != wordOff,
+		mode: cmp.Or(e.Mode, modeEnforce), onError: cmp.Or(e.OnError, onErrorDeny), require: e.RequireContext != wordOff,
 		decider: e.decider, answers: e.answers, bind: e.Bind != "", gate: e.gate,
 	})
 	return nil
@@ -201,24 +214,31 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			since(e.decided, now)
 		}
 	}
-	if decision.Reason == enforce.Allowed && e.Bind != "" && !boundTo(r.TLS, decision.Entry.Invoker) {
-		decision.Reason = enforce.TokenNotBound
+	undecided := enforce.Undecided // why the call was not decided and passes all the same
+	if e.failOpen && decision.Reason.Undecidable() {
+		undecided = decision.Reason
+		decision = e.decider.Rest(r.Context(), raw, decision, now)
 	}
-	if decision.Reason == enforce.Allowed && e.gate != nil {
-		if !decision.Cached {
-			now = time.Now() // the decision may have waited for the core
-		}
-		decision.Reason = e.admit(r.Context(), decision.Entry, now)
+	if decision.Reason == enforce.Allowed && decision.Entry != nil {
+		e.restrict(r, &decision, &undecided, now)
 	}
 	var stream *streams.Stream
-	if e.streams != nil && decision.Reason == enforce.Allowed {
+	if e.streams != nil && decision.Reason == enforce.Allowed && decision.Entry != nil {
 		stream, r = e.openStream(w, r, &decision)
 	}
-	e.counters[decision.Reason].Inc()
+	if decision.Reason != enforce.Allowed {
+		undecided = enforce.Undecided
+	}
+	e.counters[max(decision.Reason, undecided)].Inc() // Allowed is the least of them
 	decision.End(decision.Reason == enforce.Allowed || e.Mode == modeMonitor)
 	e.tellTriggers(r, &decision)
 	if decision.Reason == enforce.Allowed {
-		replacerOf(r).Set("http.auth.user.id", decision.Entry.User)
+		if undecided != enforce.Undecided {
+			e.noteUndecided(r, undecided, &decision)
+		}
+		if decision.Entry != nil {
+			replacerOf(r).Set("http.auth.user.id", decision.Entry.User)
+		}
 		if stream != nil {
 			return serveStream(stream, r, next)
 		}
@@ -230,6 +250,33 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return next.ServeHTTP(w, r)
 	}
 	return e.refuse(w, r, &decision)
+}
+
+// restrict holds a call that nothing denies to the client certificate and to the
+// policy. Where the route fails open, undecided becomes what keeps the policy from
+// deciding.
+func (e *Enforce) restrict(r *http.Request, d *enforce.Decision, undecided *enforce.Reason, now time.Time) {
+	if e.Bind != "" && !boundTo(r.TLS, d.Entry.Invoker) {
+		d.Reason = enforce.TokenNotBound
+		return
+	}
+	if e.gate == nil || *undecided == enforce.NotReady { // the ledger holds the counts
+		return
+	}
+	if !d.Cached {
+		now = time.Now() // the decision may have waited for the core
+	}
+	d.Reason = e.admit(r.Context(), d.Entry, now)
+	if e.failOpen && d.Reason == enforce.PolicyUnavailable {
+		d.Reason = enforce.Allowed
+		*undecided = cmp.Or(*undecided, enforce.PolicyUnavailable)
+	}
+}
+
+// noteUndecided says that a call is passed on that was not decided.
+func (e *Enforce) noteUndecided(r *http.Request, why enforce.Reason, d *enforce.Decision) {
+	replacerOf(r).Set("http.capif.reason", reasonValues[why])
+	e.logRefusal(e.sampled, zap.InfoLevel, "call passed on undecided", &enforce.Decision{Reason: why, Entry: d.Entry})
 }
 
 // refuse answers a call that is not passed on. Bad credentials are the caller's

@@ -205,7 +205,7 @@ type CheckResponse struct {
 type Check struct {
 	Route
 	// Passed says that the call is passed on: it is allowed, or the route only
-	// monitors.
+	// monitors, or it cannot be decided and the route passes such calls on.
 	Passed  bool `json:"passed"`
 	Allowed bool `json:"allowed"`
 	// Reason is allowed, or why not.
@@ -309,7 +309,9 @@ type Route struct {
 	APIName string   `json:"api_name,omitempty"`
 	APIIDs  []string `json:"api_ids"`
 	// Mode is enforce or monitor.
-	Mode           string `json:"mode"`
+	Mode string `json:"mode"`
+	// OnError is what becomes of calls that cannot be decided: deny or allow.
+	OnError        string `json:"on_error"`
 	RequireContext bool   `json:"require_context"`
 }
 

@@ -65,8 +65,7 @@ func (d *Decider) ExplainInvoker(ctx context.Context, invoker string, now time.T
 		return r.explain(Decision{Reason: KeysMissing})
 	}
 	r.add(StepToken, true, "not given; taken to be in order, with a scope that names the API")
-	e := &denycache.Entry{Invoker: invoker, User: invoker}
-	e.Track(copied.claims.Epoch(invoker))
+	e := d.entryOf(invoker)
 	reason, _ := copied.judge(ctx, e, now)
 	return r.explain(Decision{Reason: reason, Entry: e})
 }

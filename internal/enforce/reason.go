@@ -96,6 +96,17 @@ func (r Reason) String() string {
 	return reasonNames[r]
 }
 
+// Undecidable says that what a decision needs is not there: nothing was decided
+// about the call, neither for it nor against it.
+func (r Reason) Undecidable() bool {
+	switch r {
+	case NotReady, KeysMissing, ContextUnknown, ContextStale, PolicyUnavailable:
+		return true
+	default:
+		return false
+	}
+}
+
 // Reasons returns every reason that a decision can have.
 func Reasons() []Reason {
 	all := make([]Reason, 0, reasons)

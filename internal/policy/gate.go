@@ -112,11 +112,19 @@ func (g *Gate) Admit(ctx context.Context, grant *Grant, now time.Time, bound boo
 		}
 		return g.take(ctx, a, t, now, bound)
 	}
+	outcome := enforce.Allowed
 	for _, a := range grant.several.accounts {
 		_, reason := g.consent(ctx, a, now, bound)
-		if reason != enforce.Allowed {
+		switch reason {
+		case enforce.Allowed:
+		case enforce.PolicyUnavailable:
+			outcome = reason // what another one refuses is refused all the same
+		default:
 			return reason
 		}
+	}
+	if outcome != enforce.Allowed {
+		return outcome
 	}
 	for _, a := range grant.several.accounts {
 		t := a.terms.Load()
