@@ -82,6 +82,7 @@ type App struct {
 	token  tokenSettings
 	events subscribeSettings
 	cancel context.CancelFunc
+	notify *notifier // emits events
 	// running ends when this configuration does; nil before Start.
 	running atomic.Pointer[context.Context]
 
@@ -233,6 +234,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("capif: registering metrics: %w", err)
 	}
+	a.notify, err = newNotifier(ctx)
+	if err != nil {
+		return fmt.Errorf("capif: %w", err)
+	}
 	return nil
 }
 
@@ -288,6 +293,7 @@ func (a *App) Start() error {
 	for _, source := range a.heldSources() {
 		source.start(ctx)
 	}
+	a.notify.start(ctx, a.state)
 	return nil
 }
 
@@ -298,7 +304,7 @@ func (a *App) settings() applied {
 		outbox: &outbox.Settings{Core: a.core, APIs: a.apisOf, Logger: a.log.slog},
 		reconcile: &reconcile.Settings{
 			Core: a.core, CoreURL: a.core.URL(), Interval: time.Duration(a.Reconcile), CoreLift: a.CoreLift == liftContext,
-			Hosted: a.hosted, Reachable: a.state.events.Poke, Logger: a.log.slog,
+			Hosted: a.hosted, Reachable: a.state.coreReachable, Unreachable: a.state.feed.poke, Logger: a.log.slog,
 		},
 		events: &subscription.Settings{
 			Core: a.core, CoreURL: a.core.URL(), Subscriber: a.events.subscriber, Destination: a.events.destination,
@@ -330,6 +336,7 @@ func (a *App) triggersPerMinute() int {
 func (a *App) Stop() error {
 	if a.cancel != nil {
 		a.cancel()
+		a.notify.stop()
 	}
 	return nil
 }
@@ -340,6 +347,7 @@ func (a *App) Stop() error {
 func (a *App) Cleanup() error {
 	if a.cancel != nil {
 		a.cancel()
+		a.notify.stop() // if a rejected reload has started it
 	}
 	var err error
 	if a.held {

@@ -15,11 +15,14 @@ import (
 	"github.com/caddy-capif/aef/caddyplugin"
 )
 
-// The Caddys of these tests, which are this binary, have two modules more: an
-// app that fails where it is told to, and a look inside on the admin endpoint.
+// The Caddys of these tests, which are this binary, have four modules more: an
+// app that fails where it is told to, a look inside on the admin endpoint, and two
+// handlers of events.
 func init() {
 	caddy.RegisterModule(faultApp{})
 	caddy.RegisterModule(lifecycleAdmin{})
+	caddy.RegisterModule(new(eventFile))
+	caddy.RegisterModule(new(eventExec))
 	httpcaddyfile.RegisterGlobalOption("lifecycle_fault", func(d *caddyfile.Dispenser, _ any) (any, error) {
 		d.Next()
 		app := new(faultApp)

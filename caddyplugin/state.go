@@ -28,7 +28,7 @@ var states = caddy.NewUsagePool()
 
 // state is what outlives a reload: the ledger with its index and epochs, the
 // deny cache, the outbox, the contexts, the event subscription, the calls in
-// flight, the guard of automatic triggers with its budget, the alarms, the metrics.
+// flight, how far events have been emitted, the guard of automatic triggers with its budget, the alarms, the metrics.
 // It keeps no context and no logger of one configuration: those come with the
 // settings that are in force.
 type state struct {
@@ -43,6 +43,7 @@ type state struct {
 	policy   *policy.Table
 	alarms   *alarm.Set
 	metrics  *metrics
+	feed     feed
 
 	mu      sync.Mutex
 	opened  bool
@@ -111,6 +112,10 @@ func (s *state) open(settings applied) error {
 			return err
 		}
 		s.opened = true
+		err = s.feed.begin(s.ledger)
+		if err != nil {
+			return err
+		}
 		s.streams.Start()
 		s.outbox.Apply(settings.outbox)
 		s.context.Apply(settings.reconcile)
@@ -180,6 +185,12 @@ func (s *state) oldestPending() time.Duration {
 		return 0 // decided a moment ago, or the ledger is closed
 	}
 	return time.Since(r.CreatedAt)
+}
+
+// coreReachable is told that the core is back.
+func (s *state) coreReachable() {
+	s.events.Poke()
+	s.feed.poke()
 }
 
 // readAll has every context read again: what the core announced was lost.

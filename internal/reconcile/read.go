@@ -190,6 +190,9 @@ func (r *Reconciler) countFailure(s *Settings, rec *record, err error) {
 	}
 	if r.failures.Add(1) == unreachableStreak {
 		s.Logger.Warn("core unreachable; contexts stay as they are", "error", err)
+		if s.Unreachable != nil {
+			s.Unreachable()
+		}
 	}
 }
 

@@ -77,7 +77,10 @@ type Settings struct {
 	// Reachable, if set, is called at the end of a time in which the core was
 	// unreachable. It must not block.
 	Reachable func()
-	Logger    *slog.Logger
+	// Unreachable, if set, is called at the begin of such a time. It must not
+	// block.
+	Unreachable func()
+	Logger      *slog.Logger
 }
 
 // Reconciler reads contexts. Make one with [New].
