@@ -25,7 +25,8 @@ import (
 //
 // Placeholders: `{http.auth.user.id}` is the API invoker of a call that was
 // passed on; `{http.capif.reason}` is why a call was not,
-// or what kept one from being decided that was passed on all the same.
+// or what kept one from being decided that was passed on all the same. A span
+// that is recorded gets both, as capif.reason and capif.api_invoker_id.
 type Enforce struct {
 	// AEFID is the aefId that exposes this API. Default: that of the app.
 	AEFID string `json:"aef_id,omitempty"`
@@ -100,7 +101,7 @@ type Enforce struct {
 	counters []prometheus.Counter
 	decided  prometheus.Histogram // what the deny cache did not answer
 	log      *zap.Logger
-	sampled  *zap.Logger // for what would be refused: many calls, few lines
+	sampled  *zap.Logger // for what is refused, or would be: many calls, few lines
 }
 
 // CaddyModule returns the Caddy module information.
@@ -229,8 +230,10 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if decision.Reason != enforce.Allowed {
 		undecided = enforce.Undecided
 	}
-	e.counters[max(decision.Reason, undecided)].Inc() // Allowed is the least of them
+	counted := max(decision.Reason, undecided) // Allowed is the least of them
+	e.counters[counted].Inc()
 	decision.End(decision.Reason == enforce.Allowed || e.Mode == modeMonitor)
+	annotate(r, counted, &decision)
 	e.tellTriggers(r, &decision)
 	if decision.Reason == enforce.Allowed {
 		if undecided != enforce.Undecided {
@@ -282,7 +285,7 @@ func (e *Enforce) noteUndecided(r *http.Request, why enforce.Reason, d *enforce.
 // refuse answers a call that is not passed on. Bad credentials are the caller's
 // affair: they are no error of this server and not logged as one.
 func (e *Enforce) refuse(w http.ResponseWriter, r *http.Request, d *enforce.Decision) error {
-	e.logRefusal(e.log, zap.DebugLevel, "call refused", d)
+	e.logRefusal(e.sampled, zap.DebugLevel, "call refused", d)
 	replacerOf(r).Set("http.capif.reason", reasonValues[d.Reason])
 	if e.PassErrors {
 		a := e.answers.of(d)

@@ -7,10 +7,43 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-capif/aef/internal/enforce"
 	"github.com/caddy-capif/aef/internal/policy"
+	"github.com/caddy-capif/aef/internal/revocation"
 )
+
+// TestRefusalsAreSampled: a flood of refused calls is a few lines, without tokens,
+// and none unless somebody asks for the debug level.
+func TestRefusalsAreSampled(t *testing.T) {
+	const calls = 1000
+	for _, level := range []zapcore.Level{zap.DebugLevel, zap.InfoLevel} {
+		b := newBench(t)
+		core, logs := observer.New(level)
+		b.handler.sampled = sampled(zap.New(core))
+		raw := b.token(t, "denied")
+		must1(t, b.ledger.Deny(t.Context(), revocation.Deny{Invoker: "denied", APIs: []string{"api-1"}}))
+		for range calls {
+			must1(t, b.handler.ServeHTTP(httptest.NewRecorder(), b.request(raw), called))
+		}
+		got := logs.FilterMessage("call refused").All()
+		if level > zap.DebugLevel {
+			if len(got) != 0 {
+				t.Errorf("got %d lines at level %v; want none", len(got), level)
+			}
+			continue
+		}
+		if len(got) < 10 || len(got) > calls/4 {
+			t.Fatalf("got %d lines for %d calls; want some", len(got), calls)
+		}
+		if fields := got[0].ContextMap(); len(fields) != 2 || fields["reason"] != "authorization_revoked" || fields["api_invoker_id"] != "denied" {
+			t.Errorf("got %v; want the reason and the API invoker alone", fields)
+		}
+	}
+}
 
 // TestFailOpenHandler: what passes, and what is known of whose call it is.
 func TestFailOpenHandler(t *testing.T) {
