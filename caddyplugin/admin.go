@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -168,6 +169,10 @@ func listRevocations(app *App, r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	err = oneOf("state", query.Get("state"), revocation.States())
+	if err != nil {
+		return 0, nil, err
+	}
 	q := revocation.RevocationQuery{
 		Before:  before,
 		Invoker: query.Get("api_invoker_id"),
@@ -200,6 +205,19 @@ func listClaims(app *App, r *http.Request) (int, any, error) {
 	}
 	list, next, err := app.state.ledger.Claims(q)
 	return http.StatusOK, adminapi.ClaimList{Claims: list, Next: base64.RawURLEncoding.EncodeToString(next)}, err
+}
+
+// oneOf refuses a word that is none of a filter's: an empty list would say that there
+// is nothing.
+func oneOf[T ~string](name, text string, words []T) error {
+	if text == "" || slices.Contains(words, T(text)) {
+		return nil
+	}
+	known := make([]string, len(words))
+	for i, word := range words {
+		known[i] = string(word)
+	}
+	return apiError(http.StatusBadRequest, "%s %q is none: give one of %s", name, strings.ToValidUTF8(text[:min(len(text), 100)], ""), strings.Join(known, ", "))
 }
 
 func beforeOf(text string) (uint64, error) {

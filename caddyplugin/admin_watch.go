@@ -23,6 +23,10 @@ func listAudit(app *App, r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	err = oneOf("action", query.Get("action"), revocation.Actions())
+	if err != nil {
+		return 0, nil, err
+	}
 	list, next, err := app.state.ledger.Audits(revocation.AuditQuery{
 		Invoker: query.Get("api_invoker_id"), Action: revocation.Action(query.Get("action")), Before: before, Limit: limit,
 	})

@@ -123,6 +123,9 @@ Nothing needs a reload.
 			flags.StringP("config", "c", "", "Configuration file that names the admin endpoint (if --address is not used)")
 			flags.StringP("adapter", "a", "", "Name of the config adapter (if --config is used)")
 			flags.Bool("json", false, "Write JSON instead of text")
+			// Without these a mistyped command shows the help and ends with 0.
+			cmd.Args = cobra.NoArgs
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 			cmd.AddCommand(statusCommand(), revokeCommand(), listCommand(), showCommand(), liftCommand(), checkCommand(),
 				auditCommand(), watchCommand(), reconcileCommand(), exportCommand())
 		},
@@ -172,7 +175,8 @@ func run(ctx context.Context, cmd *cobra.Command, args []string, f func(context.
 // dialAdmin makes a client of an address in Caddy's notation.
 func dialAdmin(address string) (*adminapi.Client, error) {
 	parsed, err := caddy.ParseNetworkAddress(address)
-	if err != nil || parsed.PortRangeSize() > 1 {
+	// A URL would be read as an address of the network "http:".
+	if err != nil || parsed.PortRangeSize() > 1 || strings.Contains(address, "://") {
 		return nil, exitWith(exitFailed, "--address %q is no address of an admin endpoint: give one such as localhost:2019 or unix//run/caddy/admin.sock", address)
 	}
 	options := adminapi.ClientOptions{Address: address, Host: "127.0.0.1"}
@@ -195,20 +199,45 @@ func (c *console) sayf(format string, args ...any) { _, _ = fmt.Fprintf(c.out, f
 func (c *console) tellf(format string, args ...any) { _, _ = fmt.Fprintf(c.err, format, args...) }
 
 // confirm asks a yes-or-no question on standard error.
-func (c *console) confirm(yes bool, format string, args ...any) error {
+func (c *console) confirm(ctx context.Context, yes bool, format string, args ...any) error {
 	if yes {
 		return nil
 	}
 	c.tellf(format+" [y/N] ", args...)
-	line, err := c.in.ReadString('\n')
+	line, err := reading(ctx, func() (string, error) { return c.in.ReadString('\n') })
 	if err != nil {
 		c.tellf("\n")
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	switch strings.ToLower(strings.TrimSpace(line)) {
 	case "y", "yes":
 		return nil
 	default:
 		return exitWith(exitNotAgreed, "not confirmed, nothing was changed: answer y, or give --yes in scripts")
+	}
+}
+
+// reading returns what read returns, or ctx's error when that comes first: a read of
+// a terminal cannot be interrupted, and Ctrl-C must end the command all the same. What
+// is still read then ends with the process.
+func reading[T any](ctx context.Context, read func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		value, err := read()
+		done <- result{value, err}
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		var zero T
+		return zero, ctx.Err()
 	}
 }
 

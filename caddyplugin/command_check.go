@@ -41,7 +41,7 @@ call would be refused.`,
 	cmd.MarkFlagsMutuallyExclusive("invoker", "token-stdin")
 	return running(cmd, func(ctx context.Context, c *console, _ []string) error {
 		if fromStdin {
-			token, err := readToken(c.in)
+			token, err := reading(ctx, func() (string, error) { return readToken(c.in) })
 			if err != nil {
 				return err
 			}
@@ -71,14 +71,17 @@ call would be refused.`,
 	})
 }
 
+// readToken takes the token alone, with "Bearer" before it, or a whole header line.
 func readToken(from io.Reader) (string, error) {
 	data, err := io.ReadAll(io.LimitReader(from, maxToken+1))
 	if err != nil {
 		return "", exitWith(exitFailed, "reading the token from standard input: %w", err)
 	}
 	text := strings.TrimSpace(string(data))
-	if len(text) > len("bearer ") && strings.EqualFold(text[:len("bearer ")], "bearer ") {
-		text = strings.TrimSpace(text[len("bearer "):])
+	for _, before := range []string{"authorization:", "bearer "} {
+		if len(text) > len(before) && strings.EqualFold(text[:len(before)], before) {
+			text = strings.TrimSpace(text[len(before):])
+		}
 	}
 	if text == "" || len(data) > maxToken {
 		return "", exitWith(exitInvalid, "standard input holds no token: give one line with an access token")

@@ -70,6 +70,9 @@ func readBatch(data []byte, defaults *adminapi.RevocationRequest, aefID string, 
 			if errors.As(err, &parse) {
 				line, err = parse.Line, parse.Err
 			}
+			if errors.Is(err, csv.ErrFieldCount) {
+				err = fmt.Errorf("%w: %d; the header has %d", err, len(record), len(header))
+			}
 			problems = append(problems, fmt.Sprintf("%d: %v", line, err))
 			if !errors.Is(err, csv.ErrFieldCount) {
 				break // what follows cannot be trusted
@@ -104,6 +107,8 @@ func readHeader(header []string) (map[string]int, []string) {
 		name = strings.ToLower(strings.TrimSpace(name))
 		_, twice := place[name]
 		switch {
+		case strings.ContainsAny(name, ";\t\r\x00") || !utf8.ValidString(name):
+			return place, []string{"1: no CSV file with commas, one row a line and UTF-8: save it as such"}
 		case !slices.Contains(columns, name):
 			problems = append(problems, fmt.Sprintf("1: unknown column %q; there are %s", name, strings.Join(columns, ", ")))
 		case twice:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"sync"
@@ -66,15 +67,11 @@ func (c *console) revokeFile(ctx context.Context, f *revokeFlags) error {
 	if f.file.concurrent < 1 || f.file.concurrent > maxConcurrent {
 		return exitWith(exitInvalid, "--concurrency %d: give 1 to %d", f.file.concurrent, maxConcurrent)
 	}
-	info, err := os.Stat(f.file.path)
-	if err == nil && info.Size() > maxFile {
-		err = fmt.Errorf("it is larger than %d bytes: split it", maxFile)
-	}
-	if err != nil {
-		return exitWith(exitInvalid, "--from %s: %w", f.file.path, err)
-	}
-	data, err := os.ReadFile(f.file.path)
-	if err != nil {
+	data, err := reading(ctx, func() ([]byte, error) { return readFile(f.file.path) })
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
 		return exitWith(exitInvalid, "--from %s: %w", f.file.path, err)
 	}
 	status, err := c.client.Status(ctx)
@@ -95,11 +92,26 @@ func (c *console) revokeFile(ctx context.Context, f *revokeFlags) error {
 		b.name = f.file.batch
 	}
 	c.preview(b, status)
-	err = c.confirm(f.file.yes, "Revoke %d authorizations of %d API invokers?", len(b.rows), b.invokers())
+	err = c.confirm(ctx, f.file.yes, "Revoke %d authorizations of %d API invokers?", len(b.rows), b.invokers())
 	if err != nil {
 		return err
 	}
 	return c.sendBatch(ctx, b, f)
+}
+
+// readFile reads a file of at most maxFile bytes. It may be a pipe, whose size says
+// nothing.
+func readFile(path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = fmt.Errorf("it is larger than %d bytes: split it", maxFile)
+	}
+	return data, err
 }
 
 func (c *console) sendBatch(ctx context.Context, b *batch, f *revokeFlags) error {

@@ -40,9 +40,11 @@ func TestRevokeFromFile(t *testing.T) {
 		{"an unknown column", []string{"api_invoker_id,apiId", "i,x"}, []string{`1: unknown column "apiid"`}},
 		{"no api_id", []string{"api_invoker_id", "i"}, []string{"1: column api_id is missing"}},
 		{"a column twice", []string{"api_invoker_id,api_id,api_id", "i,x,y"}, []string{"1: column api_id stands there twice"}},
+		{"semicolons", []string{"api_invoker_id;api_id", "i;x"}, []string{"1: no CSV file with commas"}},
+		{"UTF-16", []string{"\xff\xfea\x00p\x00i\x00"}, []string{"1: no CSV file with commas"}},
 		{"no cause", []string{"api_invoker_id,api_id", "i,x"}, []string{"2: cause is empty: give the column or --cause"}},
 		{"bad rows among good ones", []string{"api_invoker_id,api_id,aef_id,cause", "inv-1,8f36c0,,X", ",8f36c0,,X", "inv-1,,,X", "inv-1,8f36c0,aef-b,X", "inv-1,8f36c0"},
-			[]string{"3: api_invoker_id is empty", "4: api_id is empty", `5: aef_id "aef-b" is not hosted here`, "6: ", "4 problems", "nothing was sent"}},
+			[]string{"3: api_invoker_id is empty", "4: api_id is empty", `5: aef_id "aef-b" is not hosted here`, "6: wrong number of fields: 2; the header has 4", "4 problems", "nothing was sent"}},
 		{"an open quote", []string{"api_invoker_id,api_id,cause", `"inv-1,8f36c0,X`}, []string{"nothing was sent"}},
 	} {
 		b.sub(t, test.name, func() {

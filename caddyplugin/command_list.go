@@ -25,6 +25,14 @@ func (p *page) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&p.all, "all", false, "Every page")
 }
 
+// check finds what the admin API would take for not given.
+func (p *page) check() error {
+	if p.filter.Limit < 1 {
+		return exitWith(exitInvalid, "--limit %d: give 1 to %d", p.filter.Limit, revocation.MaxPage)
+	}
+	return nil
+}
+
 // eachPage asks for pages and hands each on, one or all. next is what continues the
 // listing.
 func eachPage[C comparable](all bool, from C, get func(C) (C, error)) (C, error) {
@@ -59,7 +67,16 @@ how to go on.`,
 	cmd.Flags().BoolVar(&claims, "claims", false, "List claims instead of revocations")
 	cmd.Flags().Uint64Var(&before, "before", 0, "Go on before this sequence")
 	cmd.Flags().StringVar(&after, "after", "", "Go on after this cursor (with --claims)")
+	cmd.MarkFlagsMutuallyExclusive("claims", "state")
+	cmd.MarkFlagsMutuallyExclusive("claims", "before")
 	return running(cmd, func(ctx context.Context, c *console, _ []string) error {
+		err := p.check()
+		switch {
+		case err != nil:
+			return err
+		case after != "" && !claims:
+			return exitWith(exitInvalid, "--after goes on in a list of --claims: give --before for revocations")
+		}
 		if claims {
 			return c.listClaims(ctx, &p, after)
 		}
@@ -128,6 +145,10 @@ or lifted by itself. Actions: ` + actionWords() + `.`,
 	cmd.Flags().StringVar(&p.filter.Action, "action", "", "Only this action")
 	cmd.Flags().Uint64Var(&before, "before", 0, "Go on before this sequence")
 	return running(cmd, func(ctx context.Context, c *console, _ []string) error {
+		err := p.check()
+		if err != nil {
+			return err
+		}
 		list := adminapi.AuditList{Audit: []revocation.Audit{}}
 		next, err := eachPage(p.all, before, func(cursor uint64) (uint64, error) {
 			got, err := c.client.Audit(ctx, p.filter, cursor)

@@ -77,6 +77,9 @@ not sent twice. --batch gives the rows another name, and so sends them anew.`,
 }
 
 func (c *console) revoke(ctx context.Context, f *revokeFlags) error {
+	if len(f.request.APIIDs) == 0 && !f.request.AllAPIs {
+		return exitWith(exitInvalid, "nothing was changed: give --api with an apiId, or --all-apis")
+	}
 	answer, _, err := c.client.Revoke(ctx, &f.request)
 	if err != nil {
 		return err
@@ -87,6 +90,7 @@ func (c *console) revoke(ctx context.Context, f *revokeFlags) error {
 			return err
 		}
 	}
+	c.doubt(ctx, answer.Revocations)
 	if c.json {
 		err = c.writeJSON(answer)
 		if err != nil {
@@ -105,6 +109,31 @@ func (c *console) revoke(ctx context.Context, f *revokeFlags) error {
 	c.sayf("Scope at the core: %s. %s.\n", answer.EffectiveScope, strings.ToUpper(answer.Note[:1])+answer.Note[1:])
 	c.revocations(answer.Revocations)
 	return outcome(answer.Revocations, f.wait > 0)
+}
+
+// doubt warns of a revocation that may stop nobody, since an id is mistyped: the API
+// has no route here, or the core knew of nothing to revoke.
+func (c *console) doubt(ctx context.Context, list []revocation.Revocation) {
+	routes := map[string]bool{}
+	status, err := c.client.Status(ctx)
+	if err == nil { // a warning is not worth failing for
+		for _, r := range status.Routes {
+			for _, api := range r.APIIDs {
+				routes[r.AEFID+"\x00"+api] = true
+			}
+		}
+	}
+	for i := range list {
+		r := &list[i]
+		if err == nil && !r.AllAPIs && !routes[r.AEFID+"\x00"+r.APIID] {
+			c.tellf("Warning: NO ROUTE here stands for API %s at %s. --api takes an apiId, not the apiName; `caddy capif status` shows the routes.\n",
+				printable(r.APIID), printable(r.AEFID))
+		}
+		if r.State == revocation.StateNoAuthorizationFound {
+			c.tellf("Warning: the core has no such authorization of %s (API %s). Is the id of the API invoker the one in its tokens?\n",
+				printable(r.InvokerID), printable(apiOr(r.APIID)))
+		}
+	}
 }
 
 // outcome is nil unless the core refused or, where that was waited for, has not
@@ -224,7 +253,7 @@ func (c *console) confirmLift(ctx context.Context, asked *adminapi.LiftRequest, 
 	if len(covered) > 0 {
 		shown.claims(covered)
 	}
-	return c.confirm(false, "Lift %d claims of %s?", len(covered), printable(asked.APIInvokerID))
+	return c.confirm(ctx, false, "Lift %d claims of %s?", len(covered), printable(asked.APIInvokerID))
 }
 
 func (c *console) lifted(answer *adminapi.LiftResponse) {

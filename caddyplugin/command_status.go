@@ -46,14 +46,7 @@ func (c *console) status(s *adminapi.Status) {
 		{"deny cache", fmt.Sprintf("%d dropped, %d rejected, %d evicted", s.Cache.Dropped, s.Cache.Rejected, s.Cache.Evicted)},
 	}
 	for _, k := range s.Keys {
-		text := k.Source + ", loaded " + ago(k.LoadedAt)
-		if !k.Present {
-			text = k.Source + ", none loaded: every call is refused"
-		}
-		if k.Error != "" {
-			text += "; last error: " + k.Error
-		}
-		rows = append(rows, []string{"keys", text})
+		rows = append(rows, []string{"keys", keysText(&k)})
 	}
 	for _, r := range s.Routes {
 		rows = append(rows, []string{"route", routeText(&r)})
@@ -67,6 +60,17 @@ func (c *console) status(s *adminapi.Status) {
 	for _, row := range rows {
 		c.sayf("%-13s %s\n", row[0], printable(row[1]))
 	}
+}
+
+func keysText(k *adminapi.Keys) string {
+	text := k.Source + ", loaded " + ago(k.LoadedAt)
+	if !k.Present {
+		text = k.Source + ", none loaded: every call is refused"
+	}
+	if k.Error != "" {
+		text += "; last error: " + k.Error
+	}
+	return text
 }
 
 func reachable(yes bool) string {
@@ -146,6 +150,9 @@ counts: the core is right. Look at the core before that.`,
 			c.sayf("The suspended mass change counts now.\n")
 		case asked.Accept:
 			c.sayf("No mass change was suspended.\n")
+		}
+		for _, k := range answer.Keys {
+			c.sayf("Keys: %s.\n", printable(keysText(&k)))
 		}
 		c.sayf("Contexts are being read again: %s. `caddy capif status` shows how far it is.\n", contextsText(&answer.Contexts))
 		return nil

@@ -108,6 +108,8 @@ func testRevokeToLift(b *adminBed) {
 	wantRan(b.t, b.capif("", "show", id), 0, id, "too much", "revoke 20", "address 127.0.0.1")
 	wantRan(b.t, b.capif("", "list", "--claims", "--invoker", "inv-cli"), 0, "inv-cli", testbed.APIID, "aef")
 	wantRan(b.t, b.capif("", "list", "--state", "pending", "--invoker", "inv-cli"), 0, "ID")
+	got = b.capif("", "revoke", "--invoker", "inv-unknown", "--api", testbed.APIName, "--cause", "OVERLIMIT_USAGE")
+	wantRan(b.t, got, 0, "NO ROUTE here stands for API "+testbed.APIName, "the core has no such authorization of inv-unknown")
 	wantRan(b.t, b.capif("", "show", "rv-none-1"), 5, "no revocation", "`caddy capif list`")
 
 	// The core does not list it any more, and says so after the lift.
@@ -150,7 +152,7 @@ func testCoreOutcomes(b *adminBed) {
 func testCheckCommand(b *adminBed) {
 	token := b.granted("inv-check")
 	wantRan(b.t, b.capif("", "check", "--invoker", "inv-check", "--api", testbed.APIID), 0, "would be passed on", "lists this API")
-	for _, input := range []string{token, "Bearer " + token + "\n"} {
+	for _, input := range []string{token, "Bearer " + token + "\n", "Authorization: Bearer " + token + "\n"} {
 		got := b.capif(input, "check", "--token-stdin", "--api", testbed.APIID)
 		wantRan(b.t, got, 0, "would be passed on", "verified; expires")
 		if strings.Contains(got.out+got.err+b.caddy.Log(), token) {
@@ -192,7 +194,7 @@ func testStatusCommand(b *adminBed) {
 }
 
 func testReconcileCommand(b *adminBed) {
-	wantRan(b.t, b.capif("", "reconcile", "--reason", "asked", "--ticket", "T-9"), 0, "are being read again")
+	wantRan(b.t, b.capif("", "reconcile", "--reason", "asked", "--ticket", "T-9"), 0, "are being read again", "Keys: ", "loaded")
 	wantRan(b.t, b.capif("", "reconcile", "--accept"), 0, "No mass change was suspended")
 	var list adminapi.AuditList
 	decodeOut(b.t, b.capif("", "audit", "--json", "--action", "reconcile"), &list)
@@ -245,7 +247,14 @@ func (b *adminBed) stands() adminapi.Status {
 func testWrongUse(b *adminBed) {
 	wantRan(b.t, b.capif("", "revoke"), 1, "from", "invoker")
 	wantRan(b.t, b.capif("", "revoke", "--invoker", "i", "--api", "x"), 6, "nothing was changed", "cause is missing")
-	wantRan(b.t, b.capif("", "revoke", "--invoker", "i", "--cause", "OVERLIMIT_USAGE"), 6, "api_ids is missing")
+	wantRan(b.t, b.capif("", "revoke", "--invoker", "i", "--cause", "OVERLIMIT_USAGE"), 6, "nothing was changed", "--api", "--all-apis")
+	wantRan(b.t, b.capif("", "revok"), 1, `unknown command "revok"`)
+	wantRan(b.t, b.capif("", "list", "--state", "pendign"), 6, `state "pendign"`, "pending, revoked")
+	wantRan(b.t, b.capif("", "list", "--claims", "--state", "pending"), 1, "claims state")
+	wantRan(b.t, b.capif("", "list", "--after", "x"), 6, "--claims")
+	wantRan(b.t, b.capif("", "list", "--limit", "-1"), 6, "give 1 to 1000")
+	wantRan(b.t, b.capif("", "audit", "--limit", "0"), 6, "give 1 to 1000")
+	wantRan(b.t, b.capif("", "audit", "--action", "lifts"), 6, `action "lifts"`, "lift, reconcile")
 	wantRan(b.t, b.capif("", "revoke", "--invoker", "i", "--api", "x", "--cause", "X", "--aef", "aef-b"), 6, "not hosted here; hosted: aef-a")
 	wantRan(b.t, b.capif("", "lift", "--invoker", "i"), 1, "api", "all-apis")
 	wantRan(b.t, b.capif("", "show"), 1, "arg")
@@ -262,6 +271,7 @@ func TestCommandErrors(t *testing.T) {
 	wantRan(t, runCommand(t, dir, "", "status", "--address", "unix/"+dir+"/none.sock"), 3, "no Caddy answers")
 	wantRan(t, runCommand(t, dir, "", "watch", "--address", free), 3, "no Caddy answers")
 	wantRan(t, runCommand(t, dir, "", "status", "--address", "localhost:1-9"), 2, "is no address of an admin endpoint")
+	wantRan(t, runCommand(t, dir, "", "status", "--address", "http://"+free), 2, "is no address of an admin endpoint")
 	wantRan(t, runCommand(t, dir, "", "status", "--config", dir+"/none.caddyfile"), 2, "finding the admin endpoint")
 
 	other := httptest.NewServer(http.NotFoundHandler())

@@ -296,6 +296,9 @@ func (w *watching) connect(ctx context.Context) error {
 		HTTPClient: c.http,
 		Backoff:    sse.Backoff{InitialInterval: watchRetry, Multiplier: 1.5, MaxInterval: watchRetryMax},
 		OnRetry: func(err error, _ time.Duration) {
+			if ctx.Err() != nil {
+				return // this end broke it off
+			}
 			if w.begun {
 				w.heard = time.Now()
 				w.lost(err)

@@ -136,6 +136,11 @@ const (
 	StateDamaged State = "damaged"
 )
 
+// States returns every state that a listing can show.
+func States() []State {
+	return []State{StatePending, StateRevoked, StateUnconfirmed, StateNoAuthorizationFound, StateRejected, StateCancelled, StateDamaged}
+}
+
 // Revocation is the record of one trigger for one (invoker, apiId), or for all
 // APIs of an invoker when APIID is empty.
 type Revocation struct {
