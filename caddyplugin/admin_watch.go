@@ -119,7 +119,7 @@ func (s *stream) run(ctx context.Context) {
 	for err == nil {
 		changed := s.app.state.ledger.AuditChanged()
 		changes, _, told := s.app.state.alarms.Changes(s.serial)
-		err = s.sendChanges(changes)
+		err = s.sendChanges(ctx, changes)
 		if err != nil {
 			return
 		}
@@ -134,8 +134,9 @@ func (s *stream) run(ctx context.Context) {
 	}
 }
 
-// sendChanges sends all that is new.
-func (s *stream) sendChanges(alarms []alarm.Change) error {
+// sendChanges sends all that is new, until ctx ends: a watcher that is far behind
+// comes back for the rest.
+func (s *stream) sendChanges(ctx context.Context, alarms []alarm.Change) error {
 	for _, c := range alarms {
 		s.serial = c.Serial
 		err := s.send(adminapi.EventAlarm, c)
@@ -143,7 +144,7 @@ func (s *stream) sendChanges(alarms []alarm.Change) error {
 			return err
 		}
 	}
-	for {
+	for ctx.Err() == nil {
 		records, err := s.app.state.ledger.AuditsAfter(s.sequence)
 		if err != nil {
 			return err
@@ -159,6 +160,7 @@ func (s *stream) sendChanges(alarms []alarm.Change) error {
 			return nil
 		}
 	}
+	return ctx.Err()
 }
 
 func (s *stream) send(event string, data any) error {

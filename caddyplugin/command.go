@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -172,6 +173,9 @@ func run(ctx context.Context, cmd *cobra.Command, args []string, f func(context.
 	return f(ctx, c, args)
 }
 
+// dialTimeout is how long an admin endpoint may take to accept a connection.
+const dialTimeout = 10 * time.Second
+
 // dialAdmin makes a client of an address in Caddy's notation.
 func dialAdmin(address string) (*adminapi.Client, error) {
 	parsed, err := caddy.ParseNetworkAddress(address)
@@ -187,7 +191,7 @@ func dialAdmin(address string) (*adminapi.Client, error) {
 		options.Host, options.Origin = target, "http://"+target
 	}
 	options.Dial = func(ctx context.Context) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, parsed.Network, target)
+		return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, parsed.Network, target)
 	}
 	return adminapi.NewClient(options), nil
 }

@@ -261,6 +261,9 @@ func (c *console) lifted(answer *adminapi.LiftResponse) {
 	if len(answer.Lifted) > 0 {
 		c.claims(answer.Lifted)
 	}
+	for _, p := range answer.CountsBegunAnew {
+		c.sayf("The calls of API %s at %s are counted from 0 again: the total was used up.\n", printable(p.APIID), printable(p.AEFID))
+	}
 	if len(answer.StillDenying)+len(answer.NotInContext) == 0 {
 		c.sayf("Nothing else that is known here denies these calls.\n")
 		return
