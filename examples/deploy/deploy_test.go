@@ -176,12 +176,20 @@ func TestStatefulSet(t *testing.T) {
 	if !slices.ContainsFunc(m.kustomization.Images, func(i types.Image) bool { return i.Name == c.Image && i.NewTag != "" }) {
 		t.Errorf("got the image %s untagged; want kustomization.yaml to pin it", c.Image)
 	}
+	used := 0
 	for _, env := range c.Env {
+		if env.Name == "CADDY_ADMIN" { // for commands in the Pod
+			if !strings.Contains(caddyfile, "\tadmin "+env.Value+"\n") {
+				t.Errorf("got CADDY_ADMIN %s; want the admin endpoint of the Caddyfile", env.Value)
+			}
+			continue
+		}
+		used++
 		if !strings.Contains(caddyfile, "{env."+env.Name+"}") {
 			t.Errorf("got %s, which the Caddyfile does not use", env.Name)
 		}
 	}
-	if got, want := strings.Count(caddyfile, "{env."), len(c.Env); got != want {
+	if got, want := strings.Count(caddyfile, "{env."), used; got != want {
 		t.Errorf("got %d placeholders in the Caddyfile; want the %d variables that are set", got, want)
 	}
 }
