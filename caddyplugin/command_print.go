@@ -81,7 +81,7 @@ func answerText(a *revocation.Answer) string {
 	} else {
 		text += " no answer"
 	}
-	if a.Detail != "" {
+	if a.Detail != "" && a.Detail != "no answer" {
 		text += ": " + a.Detail
 	}
 	return text

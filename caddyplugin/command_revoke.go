@@ -264,13 +264,17 @@ func (c *console) lifted(answer *adminapi.LiftResponse) {
 	for _, p := range answer.CountsBegunAnew {
 		c.sayf("The calls of API %s at %s are counted from 0 again: the total was used up.\n", printable(p.APIID), printable(p.AEFID))
 	}
-	if len(answer.StillDenying)+len(answer.NotInContext) == 0 {
+	if len(answer.StillDenying)+len(answer.NotInContext)+len(answer.ContextUnknown) == 0 {
 		c.sayf("Nothing else that is known here denies these calls.\n")
 		return
 	}
 	if len(answer.StillDenying) > 0 {
 		c.sayf("These claims STILL DENY calls; lift them too if that is meant:\n")
 		c.claims(answer.StillDenying)
+	}
+	for _, p := range answer.ContextUnknown {
+		c.sayf("The core does not answer, so whether it lists API %s at %s is not known: calls may be STILL REFUSED; `caddy capif check` says.\n",
+			printable(p.APIID), printable(p.AEFID))
 	}
 	for _, p := range answer.NotInContext {
 		c.sayf("The security context at the core does not list API %s at %s: calls are STILL REFUSED until the API invoker is authorized again there.\n",

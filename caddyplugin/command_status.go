@@ -38,7 +38,7 @@ nobody), the keys and their age, the ledger, and the alarms that are raised.`,
 func (c *console) status(s *adminapi.Status) {
 	rows := [][]string{
 		{"AEF", fmt.Sprintf("%s; hosted: %s", s.AEFID, strings.Join(s.AEFIDs, ", "))},
-		{"core", fmt.Sprintf("%s, profile %s, %s, last answer %s", s.Core, s.Profile, reachable(s.Contexts.CoreReachable), ago(s.Contexts.LastAnswer))},
+		{"core", fmt.Sprintf("%s, profile %s, %s, last answer %s", s.Core, s.Profile, reachable(&s.Contexts), ago(s.Contexts.LastAnswer))},
 		{"contexts", contextsText(&s.Contexts)},
 		{"subscription", subscriptionText(&s.Subscription)},
 		{"ledger", fmt.Sprintf("%s, %s, %d bytes, %d scopes denied, %d audit records", s.Ledger.Path, ledgerText(&s.Ledger), s.Ledger.Bytes, s.Ledger.DeniedScopes, s.Ledger.AuditRecords)},
@@ -73,11 +73,15 @@ func keysText(k *adminapi.Keys) string {
 	return text
 }
 
-func reachable(yes bool) string {
-	if yes {
+func reachable(x *adminapi.Contexts) string {
+	switch {
+	case !x.CoreReachable:
+		return "NOT reachable"
+	case x.LastAnswer.IsZero():
+		return "no context read yet"
+	default:
 		return "reachable"
 	}
-	return "NOT reachable"
 }
 
 func ledgerText(l *adminapi.Ledger) string {

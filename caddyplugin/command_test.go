@@ -147,6 +147,14 @@ func testCoreOutcomes(b *adminBed) {
 	defer down.Clear()
 	got = b.capif("", "revoke", "--invoker", "inv-refused", "--api", testbed.OtherAPIID, "--cause", "OVERLIMIT_USAGE", "--wait=100ms")
 	wantRan(b.t, got, 9, "Blocked here", "is asked again", "caddy capif show rv-")
+
+	silent := core.Inject(coretest.Fault{Operations: []string{coretest.OpGetContext}, Status: http.StatusServiceUnavailable})
+	defer silent.Clear()
+	got = b.capif("", "lift", "--invoker", "inv-never-seen", "--api", testbed.APIID, "--yes")
+	wantRan(b.t, got, 0, "whether it lists API "+testbed.APIID+" at aef-a is not known")
+	if strings.Contains(got.out, "does not list") {
+		b.t.Errorf("got %q; want nothing said of a context that nobody has read", got.out)
+	}
 }
 
 func testCheckCommand(b *adminBed) {

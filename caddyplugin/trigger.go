@@ -164,9 +164,10 @@ func lift(app *App, r *http.Request) (int, any, error) {
 	app.log.slog.Info("claims lifted", "api_invoker_id", asked.APIInvokerID, "aef_id", asked.AEFID, "api_ids", asked.APIIDs,
 		"lifted", len(done.Claims), "cancelled", len(done.Cancelled), "counts", len(done.Counts), "reason", asked.Reason, "ticket", asked.Ticket,
 		"requested_by", requestedBy(r))
+	missing, unknown := app.notInContext(r.Context(), &asked)
 	return http.StatusOK, adminapi.LiftResponse{
 		Lifted: orEmpty(done.Claims), Cancelled: orEmpty(done.Cancelled), StillDenying: orEmpty(done.StillDenying),
-		NotInContext: orEmpty(app.notInContext(r.Context(), &asked)), CountsBegunAnew: countsOf(done.Counts),
+		NotInContext: orEmpty(missing), ContextUnknown: unknown, CountsBegunAnew: countsOf(done.Counts),
 	}, nil
 }
 
@@ -179,31 +180,36 @@ func countsOf(refs []revocation.CountRef) []adminapi.Pair {
 }
 
 // notInContext reads the invoker's context anew and returns the pairs of a lift
-// that it does not list: no claim denies them any more, the context does.
-func (a *App) notInContext(ctx context.Context, asked *adminapi.LiftRequest) []adminapi.Pair {
+// that it does not list, and those of which the core has said nothing: no claim
+// denies them any more, the context does.
+func (a *App) notInContext(ctx context.Context, asked *adminapi.LiftRequest) ([]adminapi.Pair, []adminapi.Pair) {
 	err := a.state.context.Hint(ctx, []string{asked.APIInvokerID})
 	if err != nil {
-		return nil
+		return nil, nil
 	}
-	var pairs []adminapi.Pair
+	var missing, unknown []adminapi.Pair
 	for _, r := range a.allRoutes() {
 		if !r.require || (asked.AEFID != "" && asked.AEFID != r.aefID) {
 			continue
 		}
 		for _, api := range r.apiIDs {
 			pair := adminapi.Pair{AEFID: r.aefID, APIID: api}
-			if (!asked.AllAPIs && !slices.Contains(asked.APIIDs, api)) || slices.Contains(pairs, pair) {
+			if (!asked.AllAPIs && !slices.Contains(asked.APIIDs, api)) || slices.Contains(missing, pair) || slices.Contains(unknown, pair) {
 				continue
 			}
 			answer := a.state.context.Check(ctx, reconcile.Query{
 				Invoker: asked.APIInvokerID, AEF: r.aefID, APIs: []string{api}, Require: true,
 			})
-			if !answer.Listed {
-				pairs = append(pairs, pair)
+			switch {
+			case answer.Listed:
+			case answer.Known:
+				missing = append(missing, pair)
+			default:
+				unknown = append(unknown, pair)
 			}
 		}
 	}
-	return pairs
+	return missing, unknown
 }
 
 // orEmpty makes an empty list [] in JSON, not null.

@@ -38,6 +38,13 @@ type Client struct {
 	http    *http.Client
 }
 
+// What a Caddy may take to answer: a trigger waits for trigger_timeout, which is the
+// operator's to set.
+const (
+	readTimeout   = time.Minute
+	changeTimeout = 10 * time.Minute
+)
+
 // maxAnswer bounds an answer: a page of the largest records is below it.
 const maxAnswer = 256 << 20
 
@@ -85,7 +92,13 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 		}
 		reader = bytes.NewReader(data)
 	}
-	request, err := c.request(ctx, method, path, query, reader)
+	deadline := readTimeout
+	if method != http.MethodGet {
+		deadline = changeTimeout
+	}
+	limited, cancel := context.WithTimeout(ctx, deadline)
+	defer cancel()
+	request, err := c.request(limited, method, path, query, reader)
 	if err != nil {
 		return 0, err
 	}
@@ -115,6 +128,8 @@ func (c *Client) notAnswered(ctx context.Context, err error) error {
 	}
 	var dial *net.OpError
 	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return c.failed(KindFailed, errors.New("it does not answer: is its process stopped or overloaded? See its log"))
 	case errors.As(err, &dial) && dial.Op == "dial", errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &dial):
 		return c.failed(KindUnreachable, unwrapURL(err))
 	case strings.Contains(err.Error(), "malformed HTTP"):

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -26,6 +29,24 @@ func clientOf(t *testing.T, handler http.HandlerFunc) *Client {
 	}})
 	t.Cleanup(c.Close)
 	return c
+}
+
+// TestSilentServer: a server that takes a request and says nothing is given up.
+func TestSilentServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewClient(ClientOptions{Address: "silent", Host: "silent", Dial: func(context.Context) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			go func() { _, _ = io.Copy(io.Discard, theirs) }() // ends when the client hangs up
+			return ours, nil
+		}})
+		defer c.Close()
+		started := time.Now()
+		_, err := c.Status(t.Context())
+		var call *CallError
+		if !errors.As(err, &call) || !strings.Contains(err.Error(), "does not answer") || time.Since(started) != readTimeout {
+			t.Errorf("got %v after %v; want to be told after %v", err, time.Since(started), readTimeout)
+		}
+	})
 }
 
 func TestErrorsOfAnswers(t *testing.T) {

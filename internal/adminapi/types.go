@@ -89,6 +89,9 @@ type LiftResponse struct {
 	// NotInContext are pairs that no claim denies, and that are refused all
 	// the same because the core's security context does not list them.
 	NotInContext []Pair `json:"not_in_context"`
+	// ContextUnknown are pairs that no claim denies, of which nobody knows: the
+	// core has not answered.
+	ContextUnknown []Pair `json:"context_unknown,omitempty"`
 	// CountsBegunAnew are pairs whose total of calls was used up, and is counted
 	// from 0 again.
 	CountsBegunAnew []Pair `json:"counts_begun_anew,omitempty"`

@@ -311,7 +311,7 @@ func (x *exchange) postpone() time.Time {
 		level = slog.LevelWarn // one line for the change of state, not for each try
 	}
 	log.Log(x.ctx, level, "revocation pending, core did not decide",
-		"revocation", x.r.ID, "attempts", x.r.Attempts, "status", x.coreErr.Status, "next_attempt", next.UTC())
+		"revocation", x.r.ID, "attempts", x.r.Attempts, "status", x.coreErr.Status, "error", x.coreErr, "next_attempt", next.UTC())
 	return next
 }
 
