@@ -44,7 +44,8 @@ type account struct {
 	pair    *pair
 	invoker string
 	offered atomic.Int64
-	rated   bool // limiter is in use; guarded by the pair's shard
+	looked  atomic.Int64 // when the ledger was last asked whether the count still stands
+	rated   bool         // limiter is in use; guarded by the pair's shard
 
 	mu         sync.Mutex
 	flight     *flight       // the one change of the ledger on its way
@@ -57,7 +58,7 @@ type account struct {
 	_ [accountPadding]byte
 }
 
-const accountPadding = 32
+const accountPadding = 24
 
 // flight is one change of the ledger that calls may wait for.
 type flight struct {
@@ -273,7 +274,7 @@ func (a *account) save(f *flight, c revocation.Count) error {
 // for a revocation, once until a lift or a higher total. A later call tries
 // again what failed.
 func (a *account) exceeded(now time.Time, o offer) {
-	if a.noted.Load() && !a.offers(now, o) {
+	if a.noted.Load() && !a.offers(now, o) && now.UnixNano()-a.looked.Load() < int64(offerAgain) {
 		return
 	}
 	a.queue(func(f *flight) { a.note(f, now, o) })
@@ -289,7 +290,12 @@ func (a *account) note(f *flight, now time.Time, o offer) {
 	if t == nil || !a.usedUp(t) {
 		return // lifted meanwhile, or the total was raised
 	}
-	if !a.noted.Load() {
+	a.looked.Store(now.UnixNano())
+	if a.noted.Load() {
+		if !a.stands() {
+			return
+		}
+	} else {
 		f.err = a.save(f, revocation.Count{Reserved: a.reserved.Load(), Exhausted: true})
 		if f.err != nil {
 			return
@@ -309,6 +315,24 @@ func (a *account) note(f *flight, now time.Time, o offer) {
 	if a.resets == f.resets {
 		a.asked.Store(taken)
 	}
+}
+
+// stands says whether the count is still the one of the ledger. If a lift has begun
+// it anew and nobody has told this table, it is loaded again: else the API invoker
+// would be refused until a restart, or revoked again for what was lifted.
+func (a *account) stands() bool {
+	c, err := a.pair.table.store.Count(a.ref())
+	if err != nil {
+		a.pair.table.warn(a, err)
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c.Generation == a.generation {
+		return true
+	}
+	a.resetLocked()
+	return false
 }
 
 // reset begins the count anew, after the ledger has.

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/caddy-capif/aef/internal/enforce"
@@ -58,7 +59,10 @@ type Gate struct {
 func (t *Table) Gate(o GateOptions) *Gate {
 	g := &Gate{options: o}
 	for _, api := range o.APIs {
-		g.pairs = append(g.pairs, t.pair(Pair{AEF: o.AEF, API: api}))
+		p := t.pair(Pair{AEF: o.AEF, API: api})
+		if !slices.Contains(g.pairs, p) { // one that is named twice counts a call once
+			g.pairs = append(g.pairs, p)
+		}
 	}
 	return g
 }

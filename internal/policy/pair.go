@@ -27,6 +27,8 @@ type pair struct {
 	failing bool
 	first   chan struct{} // closed after the first try to read
 	tried   bool
+	// read is the last word of the core that was asked.
+	read word
 }
 
 type pairShard struct {
@@ -79,8 +81,16 @@ func (p *pair) all() []*account {
 	return list
 }
 
-// configure takes over what a configuration says of the pair.
-func (p *pair) configure(s Source, ok bool) {
+// word is what a core said about a policy; core is nil if none did.
+type word struct {
+	core  Core
+	rules *Rules
+}
+
+// configure takes over what a configuration says of the pair. One that comes back
+// into force, because a reload was rejected, goes on with what its core said: that
+// must not begin with calls that pass without limit.
+func (p *pair) configure(s Source, ok bool, core Core) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -89,6 +99,10 @@ func (p *pair) configure(s Source, ok bool) {
 		p.setLocked(s.Rules)
 		p.known.Store(true)
 		p.triedLocked()
+	case !p.fetched && p.read.core != nil && p.read.core == core:
+		p.fetched = true
+		p.setLocked(p.read.rules)
+		p.known.Store(true)
 	case !p.fetched:
 		p.fetched, p.tried = true, false
 		p.first = make(chan struct{})

@@ -131,6 +131,7 @@ func (t *Table) read(s *Settings, p *pair) error {
 		t.log().Info("access control policy read", "aef_id", p.id.AEF, "api_id", p.id.API, "api_invokers", len(list))
 	}
 	p.failing = false
+	p.read = word{core: s.Core, rules: rules}
 	p.setLocked(rules)
 	p.known.Store(true)
 	return nil

@@ -207,3 +207,31 @@ func TestLaterPolicyCounts(t *testing.T) {
 		t.Error("got rules of an empty list; want none")
 	}
 }
+
+// TestRejectedReload: settings that come back into force go on with what their
+// core said, also while the core cannot be read.
+func TestRejectedReload(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		rejected *Settings
+	}{
+		{"to a configured policy", &Settings{Core: &core{}, Logger: quiet, Pairs: map[Pair]Source{api: {Rules: total(50)}}}},
+		{"to none", &Settings{Core: &core{}, Logger: quiet}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, nil)
+				defer s.stop()
+				s.core.set(nil, limited("i", 3))
+				synctest.Wait()
+				time.Sleep(DefaultInterval * 2)
+				s.core.set(errDisk)
+				s.table.Apply(tt.rejected)
+				s.apply(nil)
+				s.wantPasses("i", 10, 3)
+				time.Sleep(10 * time.Second)
+				s.wantPasses("i", 10, 0)
+			})
+		})
+	}
+}

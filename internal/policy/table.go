@@ -121,7 +121,7 @@ func (t *Table) Apply(s *Settings) {
 	t.mu.Unlock()
 	for _, p := range pairs {
 		source, ok := c.Pairs[p.id]
-		p.configure(source, ok)
+		p.configure(source, ok, c.Core)
 	}
 	t.Poke()
 }

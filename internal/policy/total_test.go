@@ -487,3 +487,37 @@ func TestDamagedCount(t *testing.T) {
 		s.wantPasses("i", 20, 10)
 	})
 }
+
+// TestLiftNeverHeard: the ledger has lifted, and nobody has told the table. Calls
+// pass again within a minute, and what was lifted is not revoked again.
+func TestLiftNeverHeard(t *testing.T) {
+	for _, taken := range []bool{true, false} {
+		t.Run(fmt.Sprintf("trigger taken %t", taken), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, total(3))
+				defer s.stop()
+				s.triggers.refuse = !taken
+				s.wantPasses("i", 5, 3)
+				synctest.Wait()
+				s.store.lift(ref)
+				time.Sleep(offerAgain)
+				s.want("i", enforce.OverLimit)
+				synctest.Wait()
+				s.wantPasses("i", 2, 2)
+				if got := s.triggers.list(); len(got) != 1 {
+					t.Errorf("got %d triggers; want 1", len(got))
+				}
+			})
+		})
+	}
+}
+
+// TestAPINamedTwice: it counts a call once.
+func TestAPINamedTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, total(4))
+		defer s.stop()
+		s.gate = s.table.Gate(GateOptions{AEF: api.AEF, APIs: []string{api.API, api.API}})
+		s.wantPasses("i", 10, 4)
+	})
+}
