@@ -96,8 +96,8 @@ type App struct {
 	routes  []route
 	sources []*keySource           // references held
 	sampled map[string]*zap.Logger // by module
-	// policies are where those of this configuration come from.
-	policies map[policy.Pair]policy.Source
+	// policies are what the routes of this configuration make of them.
+	policies map[policy.Pair]policyUse
 	options  ledgerOptions
 }
 
@@ -312,7 +312,7 @@ func (a *App) settings() applied {
 		},
 		triggers: &autotrigger.Settings{PerMinute: a.triggersPerMinute(), Logger: a.log.slog},
 		policy: &policy.Settings{
-			Core: a.core, Interval: time.Duration(a.Reconcile), Pairs: a.policies, Logger: a.log.slog,
+			Core: a.core, Interval: time.Duration(a.Reconcile), Pairs: a.policySources(), Logger: a.log.slog,
 		},
 	}
 }

@@ -109,13 +109,19 @@ func (e *Enforce) provisionPolicy(app *App, r *enforce.Route) error {
 	if revokes && e.Bind == "" && !p.UnboundTriggers {
 		return fmt.Errorf("capif_enforce: policy: a total is limited, and the route has no `bind client_certificate`: on real cores an API invoker can get a token in another's name, and could have that one revoked; bind it, or say `unbound_triggers` or `over_limit refuse` in policy")
 	}
+	use := policyUse{source: source, unbound: e.Bind == "", revokesBound: revokes && !p.UnboundTriggers}
 	for _, api := range r.APIIDs {
-		err := app.addPolicy(policy.Pair{AEF: r.AEFID, API: api}, source)
+		err := app.addPolicy(policy.Pair{AEF: r.AEFID, API: api}, use)
 		if err != nil {
 			return fmt.Errorf("capif_enforce: policy: %w", err)
 		}
 	}
-	o := policy.GateOptions{AEF: r.AEFID, APIs: r.APIIDs, Required: p.Required, UnboundTriggers: p.UnboundTriggers}
+	o := policy.GateOptions{
+		AEF: r.AEFID, APIs: r.APIIDs, UnboundTriggers: p.UnboundTriggers,
+		// A configured policy is only unknown until the app is started: no call
+		// gets by while the rest of the start takes its time.
+		Required: p.Required || source.Rules != nil,
+	}
 	if revokes {
 		o.Trigger = &overlimitTrigger{app: app}
 	}
@@ -184,20 +190,47 @@ func rule(re *resolver, total, perSecond *int64, times []PolicyTime) (*policy.Ru
 	return r, nil
 }
 
+// policyUse is what one route makes of the policy of a pair.
+type policyUse struct {
+	source policy.Source
+	// unbound says that calls count whose API invoker is not bound to the client
+	// certificate.
+	unbound bool
+	// revokesBound says that a bound call over the total revokes.
+	revokesBound bool
+}
+
 // addPolicy notes where the policy of a pair comes from. Counts belong to the pair,
-// so two routes must not differ about it.
-func (a *App) addPolicy(pair policy.Pair, source policy.Source) error {
+// so two routes must not differ about it, and where one revokes by it, nobody must
+// be able to use up another's calls at the other.
+func (a *App) addPolicy(pair policy.Pair, use policyUse) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	known, ok := a.policies[pair]
-	if ok && !known.Rules.Equal(source.Rules) {
+	if ok && !known.source.Rules.Equal(use.source.Rules) {
 		return fmt.Errorf("another route has another policy for apiId %s at aefId %s; write the same in both", pair.API, pair.AEF)
 	}
-	if a.policies == nil {
-		a.policies = make(map[policy.Pair]policy.Source)
+	use.unbound = use.unbound || known.unbound
+	use.revokesBound = use.revokesBound || known.revokesBound
+	if use.unbound && use.revokesBound {
+		return fmt.Errorf("one route revokes when the calls of apiId %s at aefId %s are used up, and another one that counts them has no `bind client_certificate`: there an API invoker with a token in another's name could use up that one's calls; bind both, or say `over_limit refuse` or `unbound_triggers` in the policy that revokes", pair.API, pair.AEF)
 	}
-	a.policies[pair] = source
+	if a.policies == nil {
+		a.policies = make(map[policy.Pair]policyUse)
+	}
+	a.policies[pair] = use
 	return nil
+}
+
+// policySources are where the policies of this configuration come from.
+func (a *App) policySources() map[policy.Pair]policy.Source {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	sources := make(map[policy.Pair]policy.Source, len(a.policies))
+	for pair, use := range a.policies {
+		sources[pair] = use.source
+	}
+	return sources
 }
 
 // admit holds an allowed call to the policy.

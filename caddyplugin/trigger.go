@@ -153,7 +153,9 @@ func lift(app *App, r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	done, err := app.state.ledger.Lift(r.Context(), revocation.Lift{
+	// Also for a caller that goes away: once the ledger has lifted, the counts in
+	// memory must hear of it.
+	done, err := app.state.ledger.Lift(context.WithoutCancel(r.Context()), revocation.Lift{
 		Invoker: asked.APIInvokerID, AEF: asked.AEFID, APIs: asked.APIIDs,
 		Who: revocation.Who{By: requestedBy(r), Reason: asked.Reason, Ticket: asked.Ticket},
 	})
