@@ -67,11 +67,15 @@ func (r *claimReader) visit(name string, value []byte) error {
 	return nil
 }
 
+// maxInvokerBytes bounds the name of an API invoker, as the ledger does: one that
+// no claim can name could never be revoked.
+const maxInvokerBytes = 1024
+
 func (r *claimReader) visitInvoker(i int, value []byte) error {
 	var s string
 	err := stringValue(value, &s)
 	switch {
-	case err != nil, r.invokers[i] != "", !plainText(s):
+	case err != nil, r.invokers[i] != "", len(s) > maxInvokerBytes, !plainText(s):
 		return errInvokerType
 	case s == "":
 		return errNoInvoker

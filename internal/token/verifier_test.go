@@ -153,6 +153,7 @@ func TestVerifyClaims(t *testing.T) {
 		{"other case", `{"Iss":"inv-1",` + exp + `}`, NoInvoker},
 		{"empty", `{"iss":"",` + exp + `}`, NoInvoker},
 		{"empty beside good", `{"iss":"inv-1","client_id":"",` + exp + `}`, NoInvoker},
+		{"longer than a claim can name", `{"iss":"` + strings.Repeat("i", 1025) + `",` + exp + `}`, Malformed},
 		{"number", `{"iss":7,` + exp + `}`, Malformed},
 		{"null", `{"iss":null,` + exp + `}`, Malformed},
 		{"list", `{"iss":["inv-1"],` + exp + `}`, Malformed},
