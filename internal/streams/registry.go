@@ -110,9 +110,8 @@ func (r *Registry) Stop() {
 		r.stopped = true
 		close(r.stop)
 		for g := range r.graces {
-			if g.timer.Stop() {
-				r.expireLocked(g)
-			}
+			g.timer.Stop()
+			r.expireLocked(g) // also if the timer has fired: it finds nothing then
 		}
 	}
 	r.mu.Unlock()
