@@ -1,6 +1,7 @@
 package caddyplugin
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -60,7 +61,10 @@ func (e *Enforce) provisionStreams(s *state) error {
 
 // openStream registers a call that was allowed, so that it can be ended. A deny
 // that came since the decision changes the decision.
-func (e *Enforce) openStream(w http.ResponseWriter, r *http.Request, d *enforce.Decision) (*streams.Stream, *http.Request) {
+//
+// The request stays the same one, with another context: Caddy's placeholders hold
+// it, and one that reads the body puts it back there.
+func (e *Enforce) openStream(w http.ResponseWriter, r *http.Request, d *enforce.Decision) *streams.Stream {
 	call := streams.Call{Judge: e.decider, Entry: d.Entry, Grace: time.Duration(e.EndStreams.Grace)}
 	if r.ProtoMajor == 1 {
 		call.Conn, _ = r.Context().Value(caddyhttp.ConnCtxKey).(net.Conn)
@@ -68,16 +72,21 @@ func (e *Enforce) openStream(w http.ResponseWriter, r *http.Request, d *enforce.
 	stream, request, reason := e.streams.Open(w, r, call)
 	if stream == nil {
 		d.Reason, d.Cached = reason, false
-		return nil, r
+		return nil
 	}
-	return stream, request
+	*r = *request
+	return stream
 }
 
-// serveStream serves a call that can be ended.
-func serveStream(s *streams.Stream, r *http.Request, next caddyhttp.Handler) error {
+// serveStream serves a call that can be ended. The request gets back its context
+// parent: what handles an error needs one that goes on.
+func serveStream(s *streams.Stream, r *http.Request, parent context.Context, next caddyhttp.Handler) error { //nolint:revive // the context is not this call's own
 	ended := false
 	serve := func() error {
-		defer func() { ended = s.Close() }() // also when next panics
+		defer func() { // also when next panics
+			ended = s.Close()
+			*r = *r.WithContext(parent)
+		}()
 		return next.ServeHTTP(s, r)
 	}
 	err := serve()

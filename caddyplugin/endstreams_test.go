@@ -58,7 +58,7 @@ func TestDeniedBeforeItIsRegistered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream, _ := b.handler.openStream(httptest.NewRecorder(), r, &decision)
+	stream := b.handler.openStream(httptest.NewRecorder(), r, &decision)
 	if stream != nil || decision.Reason != enforce.AuthorizationRevoked {
 		t.Errorf("got %v, %v; want no stream, %v", stream, decision.Reason, enforce.AuthorizationRevoked)
 	}

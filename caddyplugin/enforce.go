@@ -224,8 +224,9 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		e.restrict(r, &decision, &undecided, now)
 	}
 	var stream *streams.Stream
+	parent := r.Context()
 	if e.streams != nil && decision.Reason == enforce.Allowed && decision.Entry != nil {
-		stream, r = e.openStream(w, r, &decision)
+		stream = e.openStream(w, r, &decision)
 	}
 	if decision.Reason != enforce.Allowed {
 		undecided = enforce.Undecided
@@ -243,7 +244,7 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			replacerOf(r).Set("http.auth.user.id", decision.Entry.User)
 		}
 		if stream != nil {
-			return serveStream(stream, r, next)
+			return serveStream(stream, r, parent, next)
 		}
 		return next.ServeHTTP(w, r)
 	}
