@@ -132,8 +132,8 @@ func (s *state) open(settings applied) error {
 		s.events.Start()
 		s.triggers.Apply(settings.triggers)
 		s.triggers.Start()
-		s.policy.Apply(settings.policy)
-		s.policy.Start()
+		// Once it has its settings, below: what a read brings under others is dropped.
+		defer s.policy.Start()
 		if s.ledger.Created() {
 			s.alarms.Raise(a.log.slog, alarm.LedgerCreated,
 				fmt.Sprintf("a new ledger was made at %s: if there was one before, claims that the core does not know are lost; restore it, or set must_exist so that this stops the start", s.path))

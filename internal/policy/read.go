@@ -36,7 +36,8 @@ func (t *Table) run() {
 			return
 		case <-t.wake:
 			timer.Stop()
-			if !t.pause(gather - time.Since(last)) {
+			// Only hints are gathered: calls wait for what new settings need.
+			if !t.applied.Load() && !t.pause(gather-time.Since(last)) {
 				return
 			}
 		case <-timer.C:
@@ -46,6 +47,7 @@ func (t *Table) run() {
 		case <-t.wake:
 		default:
 		}
+		t.applied.Store(false)
 		last = time.Now()
 		if t.readAll() {
 			retry = 0

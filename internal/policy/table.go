@@ -73,6 +73,7 @@ type Table struct {
 	pairs map[Pair]*pair
 
 	wake    chan struct{}
+	applied atomic.Bool // settings that no round has begun with
 	ctx     context.Context //nolint:containedctx // ends with Stop
 	cancel  context.CancelFunc
 	life    sync.RWMutex
@@ -123,6 +124,7 @@ func (t *Table) Apply(s *Settings) {
 		source, ok := c.Pairs[p.id]
 		p.configure(source, ok, c.Core)
 	}
+	t.applied.Store(true)
 	t.Poke()
 }
 
