@@ -116,7 +116,7 @@ func TestFirstCallWaits(t *testing.T) {
 		s.core.set(nil, limited("i", 0))
 		s.core.slow = 300 * time.Millisecond
 		synctest.Wait() // the round before was this instant
-		s.apply(nil) // from rules of its own to the core's
+		s.apply(nil)    // from rules of its own to the core's
 		before := time.Now()
 		s.want("i", enforce.OverLimit)
 		if got := time.Since(before); got != 300*time.Millisecond {

@@ -73,7 +73,7 @@ type Table struct {
 	pairs map[Pair]*pair
 
 	wake    chan struct{}
-	applied atomic.Bool // settings that no round has begun with
+	applied atomic.Bool     // settings that no round has begun with
 	ctx     context.Context //nolint:containedctx // ends with Stop
 	cancel  context.CancelFunc
 	life    sync.RWMutex
