@@ -82,7 +82,7 @@ func TestHintsAreGathered(t *testing.T) {
 // route requires the policy.
 func TestNeverRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newScene(t, nil)
+		s := newScene(t, &Rules{}) // no read before the core is silent
 		defer s.stop()
 		requiring := s.table.Gate(GateOptions{AEF: api.AEF, APIs: []string{api.API}, Required: true})
 		required := func(want enforce.Reason) {
