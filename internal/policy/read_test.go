@@ -95,6 +95,7 @@ func TestNeverRead(t *testing.T) {
 		s.apply(nil)
 		s.want("i", enforce.Allowed)
 		required(enforce.PolicyUnavailable)
+		synctest.Wait() // the alarm comes after the calls are let go
 		if got := s.alarms.List(); len(got) != 1 || got[0].Name != "policy_unread" {
 			t.Errorf("got alarms %v; want policy_unread", got)
 		}
