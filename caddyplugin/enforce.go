@@ -36,7 +36,8 @@ type Enforce struct {
 	APIName string `json:"api_name,omitempty"`
 
 	// APIIDs are the ids under which the core knows this API: a revoke names
-	// these, not the name. At least one; a claim on any of them denies.
+	// these, not the name. At least one; a claim on any of them denies, a
+	// context that lists any of them allows.
 	APIIDs []string `json:"api_ids,omitempty"`
 
 	// Scope is a plain scope value that the token must carry, for issuers
