@@ -178,10 +178,24 @@ func (l *Ledger) auditDue() bool {
 }
 
 // countAudit counts the records anew.
-func (l *Ledger) countAudit(tx *bolt.Tx) {
-	if b := tx.Bucket(bucketAudit); b != nil { // it is made where it lacks
-		l.audits.Store(int64(b.Stats().KeyN))
+func (l *Ledger) countAudit(tx *bolt.Tx) error {
+	b := tx.Bucket(bucketAudit)
+	if b == nil { // it is made where it lacks
+		return nil
 	}
+	// Not by Stats of bbolt, which does not end where a page points back.
+	var order ascending
+	count := int64(0)
+	cursor := b.Cursor()
+	for key, _ := cursor.First(); key != nil; key, _ = cursor.Next() {
+		err := order.next(key)
+		if err != nil {
+			return damaged("the audit", err)
+		}
+		count++
+	}
+	l.audits.Store(count)
+	return nil
 }
 
 // readAudit decodes a record; a damaged one is shown as one.

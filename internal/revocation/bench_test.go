@@ -218,9 +218,14 @@ func BenchmarkVerify(b *testing.B) {
 		path := ledgerPath(b)
 		fillFile(b, path, n)
 		l := openLedger(b, path, Options{MustExist: true})
+		file, err := os.Open(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = file.Close() })
 		b.Run(fmt.Sprintf("claims=%d", n), func(b *testing.B) {
 			for b.Loop() {
-				err := verify(l.db, l.tag)
+				err := verify(l.db, file, l.tag)
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -151,9 +151,14 @@ func (l *Ledger) Contexts(f func(Context)) error {
 	damaged := 0
 	var first error
 	err := l.view(func(tx *bolt.Tx) error {
+		var order ascending
 		return tx.Bucket(bucketContexts).ForEach(func(key, value []byte) error {
+			err := order.next(key)
+			if err != nil {
+				return fmt.Errorf("the contexts: %w", err)
+			}
 			var c Context
-			_, err := decodeRecord(key, value, &c)
+			_, err = decodeRecord(key, value, &c)
 			if err != nil {
 				damaged++
 				if first == nil {

@@ -2,6 +2,7 @@ package revocation
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -191,6 +192,51 @@ func TestPageThatHidesClaimsIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantDamaged(t, path)
+}
+
+// TestPagesThatPointBackAreRefused: bbolt follows what its pages say for ever, and
+// takes all memory meanwhile.
+func TestPagesThatPointBackAreRefused(t *testing.T) {
+	for name, change := range map[string]func(page []byte, id uint64){
+		"a branch at itself":         func(page []byte, id uint64) { binary.NativeEndian.PutUint64(page[branchChild:], id) },
+		"a branch at the file's end": func(page []byte, _ uint64) { binary.NativeEndian.PutUint64(page[branchChild:], 1<<40) },
+		"two branches at one leaf": func(page []byte, _ uint64) {
+			copy(page[branchElement+branchChild:], page[branchChild:branchChild+8])
+		},
+		"a branch at the free list": func(page []byte, _ uint64) { binary.NativeEndian.PutUint64(page[branchChild:], 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := fullLedger(t)
+			var root uint64
+			edit(t, path, func(tx *bolt.Tx) error {
+				root = uint64(tx.Bucket(bucketClaims).Root())
+				return nil
+			})
+			edit(t, path, func(tx *bolt.Tx) error { // what an edit writes is free at the next one
+				info, err := tx.Page(int(root))
+				if err != nil || info == nil || info.Type != "branch" || info.Count < 2 {
+					return errors.Join(err, fmt.Errorf("page %d: got %+v; want a branch with two leaves", root, info))
+				}
+				return nil
+			})
+			file, err := os.OpenFile(path, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			elements := make([]byte, 2*branchElement)
+			at := int64(root)*int64(os.Getpagesize()) + pageHeader
+			_, err = file.ReadAt(elements, at)
+			if err == nil {
+				change(elements, root)
+				_, err = file.WriteAt(elements, at)
+			}
+			err = errors.Join(err, file.Close())
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantDamaged(t, path)
+		})
+	}
 }
 
 // onPage says whether key, which points into the mapped file, lies on a page.

@@ -69,14 +69,14 @@ func openFile(path string, mustExist bool) (*bolt.DB, bool, error) {
 	if !missing && info.Mode().IsRegular() {
 		warm(path, info.Size())
 	}
-	db, err := openBolt(path, os.O_CREATE)
+	db, file, err := openBolt(path, os.O_CREATE)
 	if err != nil {
 		return nil, false, explainOpen(path, err)
 	}
 	created := false
 	err = guard(func() error {
 		var err error
-		created, err = prepare(db, mustExist)
+		created, err = prepare(db, file, mustExist)
 		return err
 	})
 	if err == nil && created {
@@ -107,9 +107,10 @@ func warm(path string, size int64) {
 	}
 }
 
-// openBolt opens the database; create is os.O_CREATE where a missing file may
-// be made, else 0.
-func openBolt(path string, create int) (*bolt.DB, error) {
+// openBolt opens the database, and returns the file that it is in, which is the
+// database's to close; create is os.O_CREATE where a missing file may be made,
+// else 0.
+func openBolt(path string, create int) (*bolt.DB, *os.File, error) {
 	var db *bolt.DB
 	var file *os.File
 	err := guard(func() error {
@@ -128,7 +129,7 @@ func openBolt(path string, create int) (*bolt.DB, error) {
 	if err != nil && file != nil {
 		release(file)
 	}
-	return db, err
+	return db, file, err
 }
 
 func explainOpen(path string, err error) error {
@@ -157,9 +158,13 @@ const newFileTxID = 1
 
 // prepare refuses a file of a newer program and makes the buckets of a new
 // one; it reports whether it did.
-func prepare(db *bolt.DB, mustExist bool) (bool, error) {
+func prepare(db *bolt.DB, file *os.File, mustExist bool) (bool, error) {
 	known := false
 	err := db.View(func(tx *bolt.Tx) error {
+		err := checkPages(tx, file)
+		if err != nil {
+			return err
+		}
 		meta := tx.Bucket(bucketMeta)
 		if meta == nil && tx.ID() > newFileTxID {
 			return damaged("the file", fmt.Errorf("%w: it is not a ledger, or its buckets are gone", errDamaged))
@@ -169,7 +174,7 @@ func prepare(db *bolt.DB, mustExist bool) (bool, error) {
 		}
 		known = true
 		var id identity
-		_, err := decodeRecord(keyIdentity, meta.Get(keyIdentity), &id)
+		_, err = decodeRecord(keyIdentity, meta.Get(keyIdentity), &id)
 		if err != nil {
 			return damaged("the file", err)
 		}

@@ -244,8 +244,7 @@ func (l *Ledger) load(db *bolt.DB) error {
 				return err
 			}
 			into.flush()
-			l.countAudit(tx)
-			return nil
+			return l.countAudit(tx)
 		})
 	})
 }

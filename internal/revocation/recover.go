@@ -3,6 +3,7 @@ package revocation
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -128,11 +129,11 @@ func (l *Ledger) reopen() error {
 			return fmt.Errorf("closing: %w", err)
 		}
 	}
-	db, err := openBolt(l.path, 0)
+	db, file, err := openBolt(l.path, 0)
 	if err != nil {
 		return explainOpen(l.path, err)
 	}
-	err = guard(func() error { return verify(db, l.tag) })
+	err = guard(func() error { return verify(db, file, l.tag) })
 	if err != nil {
 		return errors.Join(err, db.Close())
 	}
@@ -141,8 +142,12 @@ func (l *Ledger) reopen() error {
 }
 
 // verify checks the whole file, page by page and record by record.
-func verify(db *bolt.DB, tag string) error {
+func verify(db *bolt.DB, file *os.File, tag string) error {
 	return db.View(func(tx *bolt.Tx) error {
+		err := checkPages(tx, file)
+		if err != nil {
+			return err
+		}
 		id, _, err := readMeta(tx)
 		if err != nil {
 			return err
@@ -157,7 +162,8 @@ func verify(db *bolt.DB, tag string) error {
 			return err
 		}
 		for _, name := range buckets {
-			err := tx.Bucket(name).ForEach(func(_, _ []byte) error { return nil })
+			var order ascending
+			err := tx.Bucket(name).ForEach(func(key, _ []byte) error { return order.next(key) })
 			if err != nil {
 				return err
 			}

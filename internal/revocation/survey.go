@@ -1,6 +1,7 @@
 package revocation
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -44,6 +45,19 @@ func weigh(bucket, key, value []byte) (uint64, bool) {
 	}
 }
 
+// ascending sees that a walk through a bucket gets on. Where one leaf stands in many
+// places, or a page points back, bbolt reads the same keys again and again.
+type ascending struct{ last []byte }
+
+// next takes the next key, which is valid as long as the transaction.
+func (a *ascending) next(key []byte) error {
+	if a.last != nil && bytes.Compare(key, a.last) <= 0 {
+		return fmt.Errorf("%w: its keys are out of order", errDamaged)
+	}
+	a.last = key
+	return nil
+}
+
 // survey reads every claim and every pending revocation, and fails if one of
 // them is damaged or missing.
 func survey(tx *bolt.Tx, claim func(scope []byte, token bool, sequence uint64), pending func(sequence uint64)) error {
@@ -52,8 +66,13 @@ func survey(tx *bolt.Tx, claim func(scope []byte, token bool, sequence uint64), 
 		return err
 	}
 	var got tally
+	var order ascending
 	cursor := tx.Bucket(bucketClaims).Cursor()
 	for key, value := cursor.First(); key != nil; key, value = cursor.Next() {
+		err := order.next(key)
+		if err != nil {
+			return damaged("the file", err)
+		}
 		sequence, err := checkRecord(key, value)
 		if err != nil {
 			return damaged("a claim", err)
@@ -65,7 +84,12 @@ func survey(tx *bolt.Tx, claim func(scope []byte, token bool, sequence uint64), 
 		got.add(bucketClaims, key, value)
 		claim(key[:n], len(token) > 0, sequence)
 	}
+	order = ascending{}
 	err = tx.Bucket(bucketPending).ForEach(func(key, _ []byte) error {
+		err := order.next(key)
+		if err != nil {
+			return damaged("the file", err)
+		}
 		sequence, _, err := readPendingKey(key)
 		if err != nil {
 			return damaged("a pending revocation", err)
