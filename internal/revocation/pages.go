@@ -47,7 +47,7 @@ type pageWalk struct {
 }
 
 func (w *pageWalk) down(id uint64) error {
-	info, err := w.tx.Page(int(id)) //nolint:gosec // an id out of range has no page
+	info, err := w.tx.Page(int(id))
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (w *pageWalk) down(id uint64) error {
 	}
 	w.seen[id] = true
 	elements := make([]byte, info.Count*branchElement)
-	_, err = w.file.ReadAt(elements, int64(id)*int64(w.size)+pageHeader) //nolint:gosec // checked against the file's end by the page above
+	_, err = w.file.ReadAt(elements, int64(id)*int64(w.size)+pageHeader)
 	if err != nil {
 		return fmt.Errorf("%w: page %d: %w", errDamaged, id, err)
 	}

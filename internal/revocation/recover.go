@@ -72,10 +72,7 @@ func (l *Ledger) recover() bool {
 		return false
 	}
 	l.settle(t)
-	_ = l.view(func(tx *bolt.Tx) error {
-		l.countAudit(tx) // what was undone was never counted
-		return nil
-	})
+	_ = l.view(l.countAudit) // what was undone was never counted; the file was verified above
 	saved := len(l.unsaved)
 	l.unsaved, l.undo, l.undoOf = nil, nil, 0
 	clear(l.unsavedKeys)
