@@ -132,7 +132,9 @@ func (c *Client) notAnswered(ctx context.Context, err error) error {
 		return c.failed(KindFailed, errors.New("it does not answer: is its process stopped or overloaded? See its log"))
 	case errors.As(err, &dial) && dial.Op == "dial", errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &dial):
 		return c.failed(KindUnreachable, unwrapURL(err))
-	case strings.Contains(err.Error(), "malformed HTTP"):
+	case strings.Contains(err.Error(), "malformed HTTP"), strings.Contains(err.Error(), "readLoopPeekFailLocked"):
+		// The second is what net/http says of a server that speaks before it is
+		// asked, as SSH does.
 		return c.failed(KindWrongAddress, unwrapURL(err))
 	default:
 		return c.failed(KindFailed, unwrapURL(err))
