@@ -81,12 +81,10 @@ type stream struct {
 func newStream(app *App, w http.ResponseWriter, r *http.Request) (*stream, error) {
 	s := &stream{app: app, out: w, control: http.NewResponseController(w)}
 	ledger := app.state.ledger
-	last, _, err := ledger.Audits(revocation.AuditQuery{Limit: 1})
+	var err error
+	s.sequence, err = ledger.LastAudit()
 	if err != nil {
 		return nil, err
-	}
-	if len(last) > 0 {
-		s.sequence = last[0].Sequence
 	}
 	_, s.serial, _ = app.state.alarms.Changes(0)
 	id := r.Header.Get("Last-Event-ID")

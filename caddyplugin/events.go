@@ -3,6 +3,7 @@ package caddyplugin
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,6 +26,10 @@ const (
 	eventAlarmCleared    = "capif_alarm_cleared"
 )
 
+var allEvents = []string{
+	eventRevoked, eventLifted, eventDecided, eventCoreUnreachable, eventCoreReachable, eventAlarmRaised, eventAlarmCleared,
+}
+
 // feed is how far events have been emitted. It outlives a reload: the notifier of
 // the new configuration goes on where that of the old one has ended, and no two
 // emit at a time.
@@ -34,6 +39,7 @@ type feed struct {
 	sequence  uint64 // of the last change
 	serial    int64  // of the last change of an alarm
 	reachable bool   // the core, as was said last
+	unheard   bool   // the last notifier had nobody to tell, and followed nothing
 
 	mu   sync.Mutex
 	told chan struct{} // closed and replaced when the core goes or comes back
@@ -41,15 +47,22 @@ type feed struct {
 
 // begin starts the feed of a ledger just opened: what it held before is no news.
 func (f *feed) begin(l *revocation.Ledger) error {
-	last, _, err := l.Audits(revocation.AuditQuery{Limit: 1})
-	if err != nil {
-		return err
-	}
 	f.turn, f.told, f.reachable = make(chan struct{}, 1), make(chan struct{}), true
-	if len(last) > 0 {
-		f.sequence = last[0].Sequence
+	var err error
+	f.sequence, err = l.LastAudit()
+	return err
+}
+
+// skip leaves out what happened while nobody was told. What cannot be read now is
+// told, rather than lost.
+func (f *feed) skip(s *state) {
+	last, err := s.ledger.LastAudit()
+	if err == nil {
+		f.sequence = last
 	}
-	return nil
+	_, f.serial, _ = s.alarms.Changes(f.serial)
+	f.reachable = s.context.Reachable()
+	f.unheard = false
 }
 
 // poke says that the core has become reachable or unreachable.
@@ -127,12 +140,20 @@ func (n *notifier) run(ctx context.Context, s *state) {
 		return
 	}
 	defer func() { <-f.turn }()
+	if !slices.ContainsFunc(allEvents, n.events.ShouldEmit) {
+		f.unheard = true // and no change costs a read of the audit
+		<-ctx.Done()
+		return
+	}
+	if f.unheard {
+		f.skip(s)
+	}
 	for ctx.Err() == nil {
 		changed, poked := s.ledger.AuditChanged(), f.poked()
 		alarms, _, told := s.alarms.Changes(f.serial)
 		n.emitAlarms(ctx, f, alarms)
 		n.emitChanges(ctx, f, s.ledger)
-		n.emitCore(ctx, f, s.context.Status().Reachable)
+		n.emitCore(ctx, f, s.context.Reachable())
 		select {
 		case <-changed:
 		case <-told:

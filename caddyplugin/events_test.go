@@ -51,9 +51,10 @@ func (h *eventFile) Handle(ctx context.Context, e caddy.Event) error {
 	if err != nil {
 		return err
 	}
+	_, statErr := os.Stat(h.Path + ".hang") // before the line: who has read it may make the file for the next one
 	_, err = file.Write(append(line, '\n'))
 	err = errors.Join(err, file.Close())
-	if _, statErr := os.Stat(h.Path + ".hang"); statErr == nil {
+	if statErr == nil {
 		<-ctx.Done()
 	}
 	return err
@@ -227,6 +228,33 @@ func TestEvents(t *testing.T) {
 	must(t, err)
 	if part, _, _ := strings.Cut(token, "."); bytes.Contains(data, []byte(part)) {
 		t.Error("got a token in an event; want none")
+	}
+}
+
+// TestEventsBeginWithTheirHandler: what happened while nobody was told is no news
+// for a handler that comes later, and what happens from then on is.
+func TestEventsBeginWithTheirHandler(t *testing.T) {
+	b := newEventBed(t, "")
+	heard, err := b.aef.Caddyfile()
+	must(t, err)
+	handlers := b.aef.OptionsExtra
+	b.aef.OptionsExtra = ""
+	unheard, err := b.aef.Caddyfile()
+	must(t, err)
+	b.aef.OptionsExtra = handlers
+	b.one("capif_alarm_raised", map[string]any{"alarm": "ledger_created"})
+	must(t, b.caddy.Reload(b.ctx, unheard))
+	b.granted("inv-1")
+	b.trigger(b.caddy, revokeRequest("inv-1"), http.StatusOK)
+	must(t, b.caddy.Reload(b.ctx, heard))
+	b.poll(func() bool { // the handler is bound a moment after the reload
+		b.trigger(b.caddy, revokeRequest("inv-2"), http.StatusOK)
+		return slices.ContainsFunc(b.events(), func(e emitted) bool { return e.Data["api_invoker_id"] == "inv-2" })
+	})
+	for _, e := range b.events() {
+		if e.Data["api_invoker_id"] == "inv-1" {
+			t.Errorf("got %+v; want no event of what happened before there was a handler", e)
+		}
 	}
 }
 

@@ -403,12 +403,15 @@ type Status struct {
 	Oldest time.Time
 }
 
-// Status returns the state of affairs.
+// Reachable is that of Status, without a look at every context.
+func (r *Reconciler) Reachable() bool { return r.failures.Load() < unreachableStreak }
+
+// Status returns the state of affairs. It looks at every context.
 func (r *Reconciler) Status() Status {
 	st := Status{
 		Invokers: r.records.len(), Suspended: r.mass.isSuspended(),
 		Reads: r.stats.reads.Load(), Failed: r.stats.failed.Load(), Late: r.stats.late.Load(),
-		Reachable: r.failures.Load() < unreachableStreak,
+		Reachable: r.Reachable(),
 	}
 	if at := r.stats.lastAnswer.Load(); at > 0 {
 		st.LastAnswer = time.Unix(0, at).UTC()

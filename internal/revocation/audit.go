@@ -264,6 +264,15 @@ func (l *Ledger) Audits(q AuditQuery) ([]Audit, uint64, error) {
 	return found, next, err
 }
 
+// LastAudit returns the sequence of the newest record, 0 if there is none.
+func (l *Ledger) LastAudit() (uint64, error) {
+	last, _, err := l.Audits(AuditQuery{Limit: 1})
+	if err != nil || len(last) == 0 {
+		return 0, err
+	}
+	return last[0].Sequence, nil
+}
+
 // AuditsAfter returns the records after a sequence, oldest first, at most
 // [MaxPage].
 func (l *Ledger) AuditsAfter(sequence uint64) ([]Audit, error) {
