@@ -63,45 +63,35 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	once := onlyOnce{}
-	for d.NextBlock(0) {
-		word := d.Val()
-		err := once.check(d, word)
-		if err != nil {
-			return err
-		}
+	return eachWord(d, func(word string) error {
 		switch word {
 		case "aef_id":
-			err = one(d, &a.AEFID)
+			return one(d, &a.AEFID)
 		case "core":
 			a.Core = new(Core)
-			err = a.Core.unmarshal(d)
+			return a.Core.unmarshal(d)
 		case "token_keys", "algorithms", "leeway", "invoker_claim":
-			err = unmarshalToken(d, &a.Token)
+			return unmarshalToken(d, &a.Token)
 		case "ledger":
 			a.Ledger = new(Ledger)
-			err = a.Ledger.unmarshal(d)
+			return a.Ledger.unmarshal(d)
 		case "deny_cache":
-			err = number(d, &a.DenyCache)
+			return number(d, &a.DenyCache)
 		case "trigger_timeout":
-			err = duration(d, &a.TriggerTimeout)
+			return duration(d, &a.TriggerTimeout)
 		case "reconcile":
-			err = duration(d, &a.Reconcile)
+			return duration(d, &a.Reconcile)
 		case "core_lift":
-			err = word1(d, &a.CoreLift, liftOperator, liftContext)
+			return word1(d, &a.CoreLift, liftOperator, liftContext)
 		case "automatic_triggers":
-			err = numberOrOff(d, &a.AutomaticTriggers)
+			return numberOrOff(d, &a.AutomaticTriggers)
 		case "subscribe":
 			a.Subscribe = new(Subscribe)
-			err = a.Subscribe.unmarshal(d)
+			return a.Subscribe.unmarshal(d)
 		default:
-			err = unrecognized(d, "aef_id", "core", "token_keys", "algorithms", "leeway", "invoker_claim", "ledger", "deny_cache", "trigger_timeout", "reconcile", "core_lift", "automatic_triggers", "subscribe")
+			return unrecognized(d, "aef_id", "core", "token_keys", "algorithms", "leeway", "invoker_claim", "ledger", "deny_cache", "trigger_timeout", "reconcile", "core_lift", "automatic_triggers", "subscribe")
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	})
 }
 
 func (c *Core) unmarshal(d *caddyfile.Dispenser) error {
@@ -109,39 +99,30 @@ func (c *Core) unmarshal(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
-	once := onlyOnce{}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		word := d.Val()
-		err := once.check(d, word)
-		if err != nil {
-			return err
-		}
+	return eachWord(d, func(word string) error {
 		switch word {
 		case "profile":
-			err = word1(d, &c.Profile, "strict", "opencapif", "oran")
+			return word1(d, &c.Profile, "strict", "opencapif", "oran")
 		case "client_cert":
 			args := d.RemainingArgs()
 			if len(args) != 2 {
 				return d.Errf("client_cert takes a certificate file and a key file, got %d arguments", len(args))
 			}
 			c.ClientCertificate, c.ClientKey = args[0], args[1]
+			return nil
 		case "trusted_ca":
-			err = several(d, &c.TrustedCA)
+			return several(d, &c.TrustedCA)
 		case "timeout":
-			err = duration(d, &c.Timeout)
+			return duration(d, &c.Timeout)
 		case "redirect_hosts":
-			err = several(d, &c.RedirectHosts)
+			return several(d, &c.RedirectHosts)
 		case "insecure_http":
 			c.InsecureHTTP = true
-			err = none(d)
+			return none(d)
 		default:
-			err = unrecognized(d, "profile", "client_cert", "trusted_ca", "timeout", "redirect_hosts", "insecure_http")
+			return unrecognized(d, "profile", "client_cert", "trusted_ca", "timeout", "redirect_hosts", "insecure_http")
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	})
 }
 
 func (l *Ledger) unmarshal(d *caddyfile.Dispenser) error {
@@ -152,29 +133,19 @@ func (l *Ledger) unmarshal(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
-	once := onlyOnce{}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		word := d.Val()
-		err := once.check(d, word)
-		if err != nil {
-			return err
-		}
+	return eachWord(d, func(word string) error {
 		switch word {
 		case "must_exist":
 			l.MustExist = true
-			err = none(d)
+			return none(d)
 		case "audit_records":
-			err = number(d, &l.AuditRecords)
+			return number(d, &l.AuditRecords)
 		case "audit_age":
-			err = duration(d, &l.AuditAge)
+			return duration(d, &l.AuditAge)
 		default:
-			err = unrecognized(d, "must_exist", "audit_records", "audit_age")
+			return unrecognized(d, "must_exist", "audit_records", "audit_age")
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	})
 }
 
 // unmarshalToken reads one of the subdirectives about tokens, which the global
@@ -224,19 +195,12 @@ func (k *Keys) unmarshal(d *caddyfile.Dispenser) error {
 	default:
 		return d.Errf("unknown kind of token_keys %q; accepted: jwks, pem, core_certificate", d.Val())
 	}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if d.Val() != "trusted_ca" || k.JWKS == "" {
+	return eachWord(d, func(word string) error {
+		if word != "trusted_ca" || k.JWKS == "" {
 			return unrecognized(d, "trusted_ca (with jwks)")
 		}
-		if k.TrustedCA != nil {
-			return d.Err("trusted_ca is already specified")
-		}
-		err := several(d, &k.TrustedCA)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return several(d, &k.TrustedCA)
+	})
 }
 
 func number(d *caddyfile.Dispenser, out *int64) error {

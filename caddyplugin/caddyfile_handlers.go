@@ -55,58 +55,51 @@ func (e *Enforce) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	once := onlyOnce{}
-	for d.NextBlock(0) {
-		word := d.Val()
-		var err error
-		if word != "api_id" { // several lines are allowed
-			err = once.check(d, word)
-		}
-		if err != nil {
-			return err
-		}
+	err := eachWord(d, func(word string) error {
 		switch word {
 		case "api_id":
 			var ids []string
-			err = several(d, &ids)
+			err := several(d, &ids)
 			e.APIIDs = append(e.APIIDs, ids...)
+			return err
 		case "api_name":
-			err = one(d, &e.APIName)
+			return one(d, &e.APIName)
 		case "aef_id":
-			err = one(d, &e.AEFID)
+			return one(d, &e.AEFID)
 		case "scope":
-			err = one(d, &e.Scope)
+			return one(d, &e.Scope)
 		case "token_keys", "algorithms", "leeway", "invoker_claim":
-			err = unmarshalToken(d, &e.Token)
+			return unmarshalToken(d, &e.Token)
 		case "pass_errors":
 			e.PassErrors = true
-			err = none(d)
+			return none(d)
 		case "preflight":
 			var pass string
-			err = word1(d, &pass, "pass")
+			err := word1(d, &pass, "pass")
 			e.PassPreflight = true
+			return err
 		case "require_context":
-			err = word1(d, &e.RequireContext, wordOn, wordOff)
+			return word1(d, &e.RequireContext, wordOn, wordOff)
 		case "max_staleness":
-			err = duration(d, &e.MaxStaleness)
+			return duration(d, &e.MaxStaleness)
 		case "mode":
-			err = word1(d, &e.Mode, modeEnforce, modeMonitor)
+			return word1(d, &e.Mode, modeEnforce, modeMonitor)
 		case "on_error":
-			err = word1(d, &e.OnError, onErrorDeny, onErrorAllow)
+			return word1(d, &e.OnError, onErrorDeny, onErrorAllow)
 		case "policy":
 			e.Policy = new(Policy)
-			err = e.Policy.unmarshal(d)
+			return e.Policy.unmarshal(d)
 		case "bind":
-			err = word1(d, &e.Bind, bindClientCertificate)
+			return word1(d, &e.Bind, bindClientCertificate)
 		case "end_streams":
 			e.EndStreams = new(EndStreams)
-			err = e.EndStreams.unmarshal(d)
+			return e.EndStreams.unmarshal(d)
 		default:
-			err = unrecognized(d, "api_id", "api_name", "aef_id", "scope", "token_keys", "algorithms", "leeway", "invoker_claim", "require_context", "max_staleness", "mode", "on_error", "bind", "pass_errors", "preflight", "policy", "end_streams")
+			return unrecognized(d, "api_id", "api_name", "aef_id", "scope", "token_keys", "algorithms", "leeway", "invoker_claim", "require_context", "max_staleness", "mode", "on_error", "bind", "pass_errors", "preflight", "policy", "end_streams")
 		}
-		if err != nil {
-			return err
-		}
+	}, "api_id")
+	if err != nil {
+		return err
 	}
 	switch {
 	case len(e.APIIDs) == 0:
@@ -141,39 +134,33 @@ func (t *Trigger) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	once := onlyOnce{}
-	for d.NextBlock(0) {
-		word := d.Val()
-		err := once.check(d, word)
-		if err != nil {
-			return err
-		}
+	err := eachWord(d, func(word string) error {
 		switch word {
 		case "cause":
-			err = one(d, &t.Cause)
+			return one(d, &t.Cause)
 		case "reason":
-			err = one(d, &t.Reason)
+			return one(d, &t.Reason)
 		case "name":
-			err = one(d, &t.Name)
+			return one(d, &t.Name)
 		case "api":
-			err = word1(d, &t.API, apiThis, apiAll)
+			return word1(d, &t.API, apiThis, apiAll)
 		case "respond":
-			err = errorStatus(d, &t.Respond)
+			return errorStatus(d, &t.Respond)
 		case "wait":
 			t.Wait = true
-			err = none(d)
+			return none(d)
 		case "dry_run":
 			t.DryRun = true
-			err = none(d)
+			return none(d)
 		case "unbound_triggers":
 			t.UnboundTriggers = true
-			err = none(d)
+			return none(d)
 		default:
-			err = unrecognized(d, "cause", "reason", "name", "api", "respond", "wait", "dry_run", "unbound_triggers")
+			return unrecognized(d, "cause", "reason", "name", "api", "respond", "wait", "dry_run", "unbound_triggers")
 		}
-		if err != nil {
-			return err
-		}
+	})
+	if err != nil {
+		return err
 	}
 	if t.Cause == "" {
 		return d.Err("capif_trigger: " + causeMissing)
@@ -220,16 +207,7 @@ func (c *Callback) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	once := onlyOnce{}
-	for d.NextBlock(0) {
-		word := d.Val()
-		var err error
-		if word != "core_identity" { // any of several suffices
-			err = once.check(d, word)
-		}
-		if err != nil {
-			return err
-		}
+	err := eachWord(d, func(word string) error {
 		switch word {
 		case "core_identity":
 			args := d.RemainingArgs()
@@ -237,10 +215,11 @@ func (c *Callback) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				return d.Errf("core_identity takes a kind (san, cn or spki) and a value, got %d arguments", len(args))
 			}
 			c.CoreIdentities = append(c.CoreIdentities, CoreIdentity{Kind: args[0], Value: args[1]})
+			return nil
 		case "core_ca":
-			err = several(d, &c.CoreCA)
+			return several(d, &c.CoreCA)
 		case "events_path":
-			err = one(d, &c.EventsPath)
+			return one(d, &c.EventsPath)
 		case "hint_path":
 			args := d.RemainingArgs()
 			switch len(args) {
@@ -249,20 +228,21 @@ func (c *Callback) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				fallthrough
 			case 1:
 				c.HintPath = args[0]
+				return nil
 			default:
-				err = d.Errf("hint_path takes a path, and while it is rotated the previous one, got %d arguments", len(args))
+				return d.Errf("hint_path takes a path, and while it is rotated the previous one, got %d arguments", len(args))
 			}
 		case "max_body":
-			err = number(d, &c.MaxBody)
+			return number(d, &c.MaxBody)
 		case "check_authentication":
 			c.CheckAuthentication = new(CheckAuthentication)
-			err = c.CheckAuthentication.unmarshal(d)
+			return c.CheckAuthentication.unmarshal(d)
 		default:
-			err = unrecognized(d, "core_identity", "core_ca", "events_path", "hint_path", "max_body", "check_authentication")
+			return unrecognized(d, "core_identity", "core_ca", "events_path", "hint_path", "max_body", "check_authentication")
 		}
-		if err != nil {
-			return err
-		}
+	}, "core_identity")
+	if err != nil {
+		return err
 	}
 	if len(c.CoreIdentities) == 0 && c.HintPath == "" {
 		return d.Err("capif_callback needs core_identity, or for a core that cannot authenticate hint_path")
@@ -270,14 +250,21 @@ func (c *Callback) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// onlyOnce refuses a subdirective that stands twice.
-type onlyOnce map[string]bool
-
-func (o onlyOnce) check(d *caddyfile.Dispenser, word string) error {
-	if o[word] {
-		return d.Errf("%s is already specified", word)
+// eachWord reads the subdirectives of a block, each of which may stand once unless
+// it is one of repeated. read takes one, by its name.
+func eachWord(d *caddyfile.Dispenser, read func(word string) error, repeated ...string) error {
+	seen := map[string]bool{}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		word := d.Val()
+		if seen[word] && !slices.Contains(repeated, word) {
+			return d.Errf("%s is already specified", word)
+		}
+		seen[word] = true
+		err := read(word)
+		if err != nil {
+			return err
+		}
 	}
-	o[word] = true
 	return nil
 }
 

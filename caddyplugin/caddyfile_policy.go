@@ -18,38 +18,25 @@ func (p *Policy) unmarshal(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
-	once := onlyOnce{}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		word := d.Val()
-		var err error
-		if word != "time_range" && word != "invoker" { // several are allowed
-			err = once.check(d, word)
-		}
-		if err != nil {
-			return err
-		}
+	return eachWord(d, func(word string) error {
 		switch word {
 		case "total", "per_second", "time_range":
-			err = unmarshalLimit(d, &p.Total, &p.PerSecond, &p.TimeRanges)
+			return unmarshalLimit(d, &p.Total, &p.PerSecond, &p.TimeRanges)
 		case "invoker":
 			p.Invokers = append(p.Invokers, PolicyInvoker{})
-			err = p.Invokers[len(p.Invokers)-1].unmarshal(d)
+			return p.Invokers[len(p.Invokers)-1].unmarshal(d)
 		case "required":
 			p.Required = true
-			err = none(d)
+			return none(d)
 		case "over_limit":
-			err = word1(d, &p.OverLimit, overLimitRevoke, overLimitRefuse)
+			return word1(d, &p.OverLimit, overLimitRevoke, overLimitRefuse)
 		case "unbound_triggers":
 			p.UnboundTriggers = true
-			err = none(d)
+			return none(d)
 		default:
-			err = unrecognized(d, "total", "per_second", "time_range", "invoker", "required", "over_limit", "unbound_triggers")
+			return unrecognized(d, "total", "per_second", "time_range", "invoker", "required", "over_limit", "unbound_triggers")
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	}, "time_range", "invoker")
 }
 
 func (p *PolicyInvoker) unmarshal(d *caddyfile.Dispenser) error {
@@ -57,26 +44,14 @@ func (p *PolicyInvoker) unmarshal(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
-	once := onlyOnce{}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		word := d.Val()
-		if word != "time_range" {
-			err := once.check(d, word)
-			if err != nil {
-				return err
-			}
-		}
+	return eachWord(d, func(word string) error {
 		switch word {
 		case "total", "per_second", "time_range":
-			err = unmarshalLimit(d, &p.Total, &p.PerSecond, &p.TimeRanges)
+			return unmarshalLimit(d, &p.Total, &p.PerSecond, &p.TimeRanges)
 		default:
-			err = unrecognized(d, "total", "per_second", "time_range")
+			return unrecognized(d, "total", "per_second", "time_range")
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	}, "time_range")
 }
 
 // unmarshalLimit reads one of the words that say how often or when.
