@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -101,6 +102,7 @@ type Enforce struct {
 	answers  *answers
 	counters []prometheus.Counter
 	decided  prometheus.Histogram // what the deny cache did not answer
+	traced   *atomic.Bool         // calls come with spans
 	log      *zap.Logger
 	sampled  *zap.Logger // for what is refused, or would be: many calls, few lines
 }
@@ -191,6 +193,7 @@ func (e *Enforce) Provision(ctx caddy.Context) error {
 		label = r.PlainScope
 	}
 	e.counters, e.decided = app.state.metrics.forRoute(label), app.state.metrics.timings.decide
+	e.traced = &app.state.traced
 	e.answers = newAnswers(r.AEFID)
 	e.app = app
 	e.target = target{aefID: r.AEFID, apiIDs: r.APIIDs, name: label, bound: e.Bind != ""}
@@ -235,7 +238,7 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	counted := max(decision.Reason, undecided) // Allowed is the least of them
 	e.counters[counted].Inc()
 	decision.End(decision.Reason == enforce.Allowed || e.Mode == modeMonitor)
-	annotate(r, counted, &decision)
+	e.annotate(r, counted, &decision)
 	e.tellTriggers(r, &decision)
 	if decision.Reason == enforce.Allowed {
 		if undecided != enforce.Undecided {

@@ -43,6 +43,16 @@ func TestSpanAttributes(t *testing.T) {
 			}
 		})
 	}
+	t.Run("allowed, from the cache", func(t *testing.T) { // spans have been seen by now
+		r := b.requests(t, 1)[0]
+		recorder.Reset()
+		ctx, span := tracer.Start(r.Context(), "call")
+		must1(t, b.handler.ServeHTTP(httptest.NewRecorder(), r.WithContext(ctx), called))
+		span.End()
+		if got := len(recorder.Ended()[0].Attributes()); got != 2 {
+			t.Errorf("got %d attributes; want 2", got)
+		}
+	})
 	quiet := sdktrace.NewTracerProvider(sdktrace.WithSampler(sdktrace.NeverSample())).Tracer("test")
 	r := b.request(b.token(t, "invoker-1"))
 	ctx, span := quiet.Start(r.Context(), "call")
