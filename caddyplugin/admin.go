@@ -266,7 +266,7 @@ func reconcileNow(app *App, r *http.Request) (int, any, error) {
 		answer.Accepted = app.state.context.Accept()
 		app.log.slog.Info("mass change accepted", "was_suspended", answer.Accepted, "requested_by", requestedBy(r))
 	}
-	for _, source := range app.heldSources() {
+	for _, source := range app.keySources() {
 		_ = source.Load(r.Context()) // the last good keys stay; the answer says why
 	}
 	err = app.state.context.Hint(r.Context(), nil)
@@ -300,12 +300,7 @@ func subscriptionOf(app *App) adminapi.Subscription {
 
 func keysOf(app *App) []adminapi.Keys {
 	list := []adminapi.Keys{}
-	seen := map[string]bool{}
-	for _, source := range app.heldSources() {
-		if seen[source.name] {
-			continue
-		}
-		seen[source.name] = true
+	for _, source := range app.keySources() {
 		keys := adminapi.Keys{Source: source.name, Present: source.Keys() != nil, LoadedAt: source.LoadedAt()}
 		if err := source.LastError(); err != nil {
 			keys.Error = err.Error()

@@ -45,7 +45,8 @@ type bench struct {
 	streams *streams.Registry
 }
 
-func newBench(tb testing.TB) *bench {
+// newSigner makes a key of a core, and what verifies its tokens.
+func newSigner(tb testing.TB) (*ecdsa.PrivateKey, *token.Verifier) {
 	tb.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -63,6 +64,12 @@ func newBench(tb testing.TB) *bench {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	return key, verifier
+}
+
+func newBench(tb testing.TB) *bench {
+	tb.Helper()
+	key, verifier := newSigner(tb)
 	st, err := newState(filepath.Join(tb.TempDir(), "ledger.db"))
 	if err != nil {
 		tb.Fatal(err)
@@ -83,7 +90,7 @@ func newBench(tb testing.TB) *bench {
 	}
 	return &bench{key: key, ledger: st.ledger, policy: st.policy, streams: st.streams, handler: &Enforce{
 		app:     new(App),
-		decider: decider, answers: newAnswers("aef-1"), counters: st.metrics.forRoute("location"), decided: st.metrics.timings.decide, log: zap.NewNop(), sampled: zap.NewNop(),
+		decider: decider, answers: newAnswers("aef-1"), counters: st.metrics.forRoute("location"), decided: st.metrics.timings.decide, traced: &st.traced, log: zap.NewNop(), sampled: zap.NewNop(),
 	}}
 }
 

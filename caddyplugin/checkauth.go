@@ -39,26 +39,16 @@ func (c *CheckAuthentication) unmarshal(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
-	once := onlyOnce{}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		word := d.Val()
-		err := once.check(d, word)
-		if err != nil {
-			return err
-		}
+	return eachWord(d, func(word string) error {
 		switch word {
 		case "rate":
-			err = number(d, &c.Rate)
+			return number(d, &c.Rate)
 		case "burst":
-			err = number(d, &c.Burst)
+			return number(d, &c.Burst)
 		default:
-			err = unrecognized(d, "rate", "burst")
+			return unrecognized(d, "rate", "burst")
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	})
 }
 
 // checker returns what answers, nil if nothing does.

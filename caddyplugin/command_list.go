@@ -90,14 +90,7 @@ how to go on.`,
 			return err
 		}
 		list.Next = next
-		if c.json {
-			return c.writeJSON(list)
-		}
-		c.revocations(list.Revocations)
-		if !p.all && next > 0 {
-			c.tellf("There are more: go on with --before %d, or give --all.\n", next)
-		}
-		return nil
+		return listed(c, list, func() { c.revocations(list.Revocations) }, "before", next)
 	})
 }
 
@@ -118,12 +111,18 @@ func (c *console) listClaims(ctx context.Context, p *page, after string) error {
 		return err
 	}
 	list.Next = next
+	return listed(c, list, func() { c.claims(list.Claims) }, "after", next)
+}
+
+// listed writes a list, as JSON or by table, and how to go on where there is more.
+func listed[K comparable](c *console, list any, table func(), flag string, next K) error {
 	if c.json {
 		return c.writeJSON(list)
 	}
-	c.claims(list.Claims)
-	if !p.all && next != "" {
-		c.tellf("There are more: go on with --after %s, or give --all.\n", next)
+	table()
+	var none K
+	if next != none {
+		c.tellf("There are more: go on with --%s %v, or give --all.\n", flag, next)
 	}
 	return nil
 }
@@ -160,14 +159,7 @@ claim: capif check shows it. Actions: ` + actionWords() + `.`,
 			return err
 		}
 		list.Next = next
-		if c.json {
-			return c.writeJSON(list)
-		}
-		c.audits(list.Audit)
-		if !p.all && next > 0 {
-			c.tellf("There are more: go on with --before %d, or give --all.\n", next)
-		}
-		return nil
+		return listed(c, list, func() { c.audits(list.Audit) }, "before", next)
 	})
 }
 

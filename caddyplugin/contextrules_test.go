@@ -275,10 +275,14 @@ func TestReconcileReadsKeys(t *testing.T) {
 	b.wantCall(http.StatusOK, "")
 	must(t, b.scene.Core.RotateKeys(false))
 	b.wantCall(http.StatusOK, "") // nobody has said so yet
+	loads := b.scene.Core.Count(coretest.OpJWKS)
 	var answer adminapi.ReconcileResponse
 	code, err := b.caddy.Admin(b.ctx, http.MethodPost, adminapi.PathReconcile, adminapi.ReconcileRequest{}, &answer)
 	if err != nil || code != http.StatusOK || len(answer.Keys) != 1 || answer.Keys[0].Error != "" {
 		t.Fatalf("reconcile: got %v, %v, %+v; want 200 and one source read", code, err, answer.Keys)
+	}
+	if got := b.scene.Core.Count(coretest.OpJWKS) - loads; got != 1 {
+		t.Errorf("keys of two routes: got loaded %d times; want once", got)
 	}
 	b.wantCall(http.StatusUnauthorized, "token-bad-signature")
 	b.token = b.bed.token(b.inv, coretest.ScopeOf(b.a.ID, testbed.APIName))

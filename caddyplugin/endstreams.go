@@ -27,23 +27,14 @@ func (s *EndStreams) unmarshal(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Errf("unexpected argument %q: end_streams takes none, grace stands in its block", d.Val())
 	}
-	once := onlyOnce{}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		err := once.check(d, d.Val())
-		if err != nil {
-			return err
-		}
-		switch d.Val() {
+	return eachWord(d, func(word string) error {
+		switch word {
 		case "grace":
-			err = duration(d, &s.Grace)
+			return duration(d, &s.Grace)
 		default:
-			err = unrecognized(d, "grace")
+			return unrecognized(d, "grace")
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	})
 }
 
 func (e *Enforce) provisionStreams(s *state) error {

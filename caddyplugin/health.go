@@ -91,7 +91,7 @@ func (h *Health) reasons() []string {
 	if !h.app.state.ledger.Ready() {
 		reasons = append(reasons, "the ledger is not open")
 	}
-	for _, source := range h.app.heldSources() {
+	for _, source := range h.app.keySources() {
 		if source.Keys() == nil {
 			reasons = append(reasons, "no keys from "+source.name)
 		}
@@ -120,24 +120,14 @@ func (h *Health) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	once := onlyOnce{}
-	for d.NextBlock(0) {
-		word := d.Val()
-		err := once.check(d, word)
-		if err != nil {
-			return err
-		}
+	return eachWord(d, func(word string) error {
 		switch word {
 		case "max_staleness":
-			err = duration(d, &h.MaxStaleness)
+			return duration(d, &h.MaxStaleness)
 		default:
-			err = unrecognized(d, "max_staleness")
+			return unrecognized(d, "max_staleness")
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	})
 }
 
 var (

@@ -3,9 +3,6 @@ package caddyplugin
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -140,31 +137,17 @@ func awaitNoDenyCache(t *testing.T) {
 
 func (x *handlers) mint(t *testing.T, signatures bool) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	public, err := token.NewKey(&key.PublicKey, "", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	source, err := token.Fixed(public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	verifier, err := token.NewVerifier(token.Settings{}, source)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key, verifier := newSigner(t)
 	known := map[string]token.Token{}
 	b := &bench{key: key}
 	for i := range linPairs {
 		name := fmt.Sprint("invoker-", i)
 		raw := b.token(t, name)
-		known[raw], err = verifier.Verify(t.Context(), raw, time.Now())
+		verified, err := verifier.Verify(t.Context(), raw, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
+		known[raw] = verified
 		x.invokers, x.tokens, x.bearers = append(x.invokers, name), append(x.tokens, raw), append(x.bearers, []string{"Bearer " + raw})
 	}
 	x.verifier = verifier
@@ -209,7 +192,7 @@ func (x *handlers) configure() (*configuration, error) {
 	}
 	app.held = true
 	app.addRoute(route{aefID: linAEF, apiName: linName, apiIDs: []string{linAPI}, mode: modeEnforce, require: true})
-	e := &Enforce{app: app, answers: newAnswers(linAEF), counters: app.state.metrics.forRoute(linName), decided: app.state.metrics.timings.decide, log: log.zap, sampled: log.zap}
+	e := &Enforce{app: app, answers: newAnswers(linAEF), counters: app.state.metrics.forRoute(linName), decided: app.state.metrics.timings.decide, traced: &app.state.traced, log: log.zap, sampled: log.zap}
 	e.decider, err = enforce.NewDecider(enforce.Route{AEFID: linAEF, APIName: linName, APIIDs: []string{linAPI}}, x.verifier, app.state.ledger, app.state.cache)
 	if err != nil {
 		return nil, err

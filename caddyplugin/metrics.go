@@ -1,7 +1,6 @@
 package caddyplugin
 
 import (
-	"os"
 	"slices"
 	"time"
 
@@ -134,9 +133,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(descPending, float64(ledger.Pending))
 	gauge(descOutboxOldest, m.state.oldestPending().Seconds())
 	gauge(descFailing, truth(ledger.Failing))
-	if info, err := os.Stat(m.state.path); err == nil {
-		gauge(descLedgerBytes, float64(info.Size()))
-	}
+	gauge(descLedgerBytes, float64(m.state.ledger.FileStats().Bytes))
 	for _, source := range m.state.keySources() {
 		if at := source.LoadedAt(); !at.IsZero() {
 			gauge(descKeysAge, time.Since(at).Seconds(), source.name)

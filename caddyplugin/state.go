@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -28,9 +28,9 @@ var states = caddy.NewUsagePool()
 
 // state is what outlives a reload: the ledger with its index and epochs, the
 // deny cache, the outbox, the contexts, the event subscription, the calls in
-// flight, how far events have been emitted, the guard of automatic triggers with its budget, the alarms, the metrics.
-// It keeps no context and no logger of one configuration: those come with the
-// settings that are in force.
+// flight, how far events have been emitted, the guard of automatic triggers with
+// its budget, the alarms, the metrics. It keeps no context and no logger of one
+// configuration: those come with the settings that are in force.
 type state struct {
 	path     string
 	ledger   *revocation.Ledger
@@ -44,6 +44,7 @@ type state struct {
 	alarms   *alarm.Set
 	metrics  *metrics
 	feed     feed
+	traced   atomic.Bool // calls have come with spans
 
 	mu      sync.Mutex
 	opened  bool
@@ -163,15 +164,14 @@ func (s *state) enforceLast() {
 	}
 }
 
-// keySources returns the key sources of the settings in force, each once.
+// keySources returns the key sources of the settings in force.
 func (s *state) keySources() []*keySource {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.applied) == 0 {
 		return nil
 	}
-	return slices.Compact(slices.SortedFunc(slices.Values(s.applied[len(s.applied)-1].app.heldSources()),
-		func(a, b *keySource) int { return strings.Compare(a.name, b.name) }))
+	return s.applied[len(s.applied)-1].app.keySources()
 }
 
 // oldestPending returns for how long the oldest revocation waits for the core.
@@ -217,11 +217,11 @@ func (s *state) release(a *App) error {
 	return err
 }
 
-// Destruct hands over what was triggered automatically, ends the outbox and closes the ledger when no configuration uses
-// them any more. Calls still in flight go on asking the index in memory. The
-// deny cache is left to the garbage collector: see its package. The event
-// subscription stays at the core: the next start goes on with it, where a new one
-// would leave a time in which the core announces nothing.
+// Destruct hands over what was triggered automatically, ends the outbox and closes
+// the ledger when no configuration uses them any more. Calls still in flight go on
+// asking the index in memory. The deny cache is left to the garbage collector: see
+// its package. The event subscription stays at the core: the next start goes on
+// with it, where a new one would leave a time in which the core announces nothing.
 func (s *state) Destruct() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -58,20 +58,10 @@ func (s *Subscribe) unmarshal(d *caddyfile.Dispenser) error {
 	if err != nil {
 		return err
 	}
-	once := onlyOnce{}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		word := d.Val()
-		err := once.check(d, word)
-		if err != nil {
-			return err
-		}
+	return eachWord(d, func(word string) error {
 		if word != "subscriber_id" {
 			return unrecognized(d, "subscriber_id")
 		}
-		err = one(d, &s.SubscriberID)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return one(d, &s.SubscriberID)
+	})
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -265,6 +266,26 @@ func (k *keySource) Destruct() error {
 		<-k.done
 	}
 	return nil
+}
+
+func (a *App) addSource(s *keySource) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sources = append(a.sources, s)
+}
+
+// heldSources are the references: a source that several routes name is in it as
+// often.
+func (a *App) heldSources() []*keySource {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.sources)
+}
+
+// keySources are the sources of the routes, each once.
+func (a *App) keySources() []*keySource {
+	return slices.Compact(slices.SortedFunc(slices.Values(a.heldSources()),
+		func(a, b *keySource) int { return strings.Compare(a.name, b.name) }))
 }
 
 var _ caddy.Destructor = (*keySource)(nil)
