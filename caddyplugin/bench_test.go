@@ -207,7 +207,7 @@ func TestHandlerAllocations(t *testing.T) {
 			}
 			passed := 0
 			next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { passed++; return nil })
-			got := testing.AllocsPerRun(1000, func() {
+			got := leastAllocs(func() {
 				err := b.handler.ServeHTTP(w, r, next)
 				if err != nil {
 					t.Fatal(err)
@@ -218,8 +218,8 @@ func TestHandlerAllocations(t *testing.T) {
 			}
 			raw, _ := enforce.Bearer(r.Header["Authorization"])
 			d := b.handler.decider.Decide(r.Context(), raw, time.Now())
-			if passed != 1001 || d.Reason != test.reason || !d.Cached {
-				t.Errorf("got %d calls passed on, %v, cached %v; want 1001, %v from the cache", passed, d.Reason, d.Cached, test.reason)
+			if passed < 1001 || d.Reason != test.reason || !d.Cached {
+				t.Errorf("got %d calls passed on, %v, cached %v; want 1001 or more, %v from the cache", passed, d.Reason, d.Cached, test.reason)
 			}
 		})
 	}
@@ -268,13 +268,24 @@ func TestHandlerAllocationsWithPolicy(t *testing.T) {
 	for range 2 { // the account is found and its first block reserved
 		must1(t, b.handler.ServeHTTP(w, r, called))
 	}
-	got := testing.AllocsPerRun(1000, func() { must1(t, b.handler.ServeHTTP(w, r, called)) })
+	got := leastAllocs(func() { must1(t, b.handler.ServeHTTP(w, r, called)) })
 	if got != 0 || w.Code != http.StatusOK {
 		t.Errorf("got %v allocations for a call with a policy, status %d; want 0 and 200", got, w.Code)
 	}
 	if used := b.policy.Stats(); used.Accounts != 1 {
 		t.Errorf("got %+v; want one account", used)
 	}
+}
+
+// leastAllocs is how many allocations a call of f takes, in the best of some
+// rounds: the count is that of the whole process, and a goroutine of another test
+// may be ending.
+func leastAllocs(f func()) float64 {
+	least := testing.AllocsPerRun(1000, f)
+	for round := 0; least > 0 && round < 9; round++ {
+		least = min(least, testing.AllocsPerRun(1000, f))
+	}
+	return least
 }
 
 func must1(t *testing.T, err error) {
