@@ -3,8 +3,13 @@
 package main
 
 import (
+	"context"
+	"maps"
 	"os"
+	"os/exec"
 	"regexp"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -103,4 +108,87 @@ func TestStaySecrets(t *testing.T) {
 			t.Errorf("mode of %s: got %v; want 0600", file, info.Mode().Perm())
 		}
 	}
+}
+
+// TestStayCommands runs what -stay prints, as it is printed, in an order that a
+// reader may well choose: each works, and the API invoker is refused and let in
+// again.
+func TestStayCommands(t *testing.T) {
+	for _, k := range kinds {
+		t.Run(k.name, func(t *testing.T) { testStayCommands(t, k) })
+	}
+}
+
+func testStayCommands(t *testing.T, k kind) {
+	q := startQuickstart(t, "-stay", "-core", k.name)
+	q.until("until Ctrl-C")
+	commands := stayCommands(q.stdout.String())
+	run := func(comment string) string {
+		t.Helper()
+		for said, command := range commands {
+			if regexp.MustCompile("^(" + comment + ")").MatchString(said) {
+				ctx, cancel := context.WithTimeout(t.Context(), limit)
+				defer cancel()
+				output, err := exec.CommandContext(ctx, "sh", "-c", command).CombinedOutput()
+				// check says in its exit code that a call would be refused.
+				if err != nil && comment != "would a call pass" {
+					t.Errorf("%s: %v\n%s", command, err, output)
+				}
+				delete(commands, said)
+				return string(output)
+			}
+		}
+		t.Fatalf("got %q; want a command with comment %q", slices.Sorted(maps.Keys(commands)), comment)
+		return ""
+	}
+	want := func(output, text string) {
+		t.Helper()
+		if !strings.Contains(output, text) {
+			t.Errorf("got %q; want %q in it", output, text)
+		}
+	}
+	// By itself it does not end.
+	watch := "all of it as it happens"
+	for said, command := range commands {
+		if strings.HasPrefix(said, watch) {
+			commands[said] = command + " --after 0-1 --count 2"
+		}
+	}
+	call, check := commands["call as the API invoker; the token is in the file"], commands["would a call pass, and why"]
+	want(run("call as"), "200 OK")
+	want(run("would a call pass"), "would be passed on")
+	want(run("revoke at .*a(, at every|, whose)"), "Blocked here")
+	commands["call as"], commands["would a call pass"] = call, check
+	want(run("call as"), "403 Forbidden")
+	want(run("would a call pass"), "REFUSED")
+	want(run("the same through"), `"blocked":true`)
+	want(run("what denies"), "OVERLIMIT_USAGE")
+	want(run("authorize"), "securityInfo")
+	want(run("revoke at .*b as "), "supportedFeatures")
+	if k.hints {
+		want(run("tell .*b as "), "204")
+	}
+	want(run("lift at .*a$"), "claims lifted")
+	want(run("lift at .*b$"), "claims lifted")
+	run("a new token")
+	commands["call as"] = call
+	want(run("call as"), "HTTP/1.1")
+	status := run("status and alarms")
+	want(status, "ledger_created")
+	want(status, "OVERLIMIT_USAGE")
+	want(status, "capif_alarm")
+	want(run(watch), "revoke")
+	want(run("the configurations"), "capif_enforce")
+	if len(commands) > 0 {
+		t.Errorf("not tried: %q", slices.Sorted(maps.Keys(commands)))
+	}
+}
+
+// stayCommands returns the commands by the comment above each.
+func stayCommands(output string) map[string]string {
+	commands := map[string]string{}
+	for _, found := range regexp.MustCompile(`(?m)^  # (.+)\n  (.+)$`).FindAllStringSubmatch(output, -1) {
+		commands[found[1]] = found[2]
+	}
+	return commands
 }

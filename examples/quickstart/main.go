@@ -27,6 +27,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -47,9 +48,22 @@ const (
 	exitInterrupted = 130
 )
 
+// caddyName is the name under which this program is a Caddy, with all its
+// commands: see linkCaddy.
+const caddyName = "caddy"
+
 func main() {
+	asCaddy()
 	testbed.RunChild(caddycmd.Main) // this very binary is also the two Caddys
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// asCaddy runs Caddy and does not return, if this program was called by that name.
+func asCaddy() {
+	if filepath.Base(os.Args[0]) == caddyName {
+		caddycmd.Main()
+		os.Exit(exitOK)
+	}
 }
 
 // options are what the command line says.

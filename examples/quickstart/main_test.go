@@ -22,6 +22,7 @@ import (
 const asMain = "CAPIF_QUICKSTART_AS_MAIN"
 
 func TestMain(m *testing.M) {
+	asCaddy()
 	testbed.RunChild(caddycmd.Main)
 	if os.Getenv(asMain) != "" {
 		main()

@@ -42,6 +42,22 @@ func writeContext(c *cast) (string, error) {
 	return file, os.WriteFile(file, body, 0o600)
 }
 
+// linkCaddy makes this very program callable as caddy, so that the commands work
+// with nothing else built, and returns how to call it. Where links are not allowed
+// that is "caddy": one that is built with this plugin.
+func linkCaddy(dir string) string {
+	executable, err := os.Executable()
+	if err != nil {
+		return caddyName
+	}
+	link := filepath.Join(dir, caddyName)
+	err = os.Symlink(executable, link)
+	if err != nil {
+		return caddyName
+	}
+	return link
+}
+
 // reach says whose API a revoke takes away.
 func reach(k kind) string {
 	if k.apart {
@@ -72,21 +88,23 @@ func printCommands(ctx context.Context, c *cast, out *printer) error {
 	if err != nil {
 		return err
 	}
-	adminA, adminB := "http://"+c.a.Admin, "http://"+c.b.Admin
+	caddy := linkCaddy(c.dir)
 	out.heading("Commands to play with, in another terminal")
 	out.command("call as the API invoker; the token is in the file", fmt.Sprintf("curl -si -H @%s http://%s%s", header, c.a.API, path1))
+	out.command("would a call pass, and why", fmt.Sprintf("%s capif check --address %s --invoker %s --api %s", caddy, c.a.Admin, invokerID, c.a.APIID))
 	out.command("revoke at "+c.a.ID+reach(c.kind), fmt.Sprintf(
-		`curl -s -H 'Content-Type: application/json' -d '{"api_invoker_id":"%s","api_ids":["%s"],"cause":"OVERLIMIT_USAGE","all_aefs":true}' %s%s`,
-		invokerID, c.a.APIID, adminA, adminapi.PathRevocations))
-	out.command("what denies, and what was revoked", fmt.Sprintf("curl -s %s%s; curl -s %s%s", adminB, adminapi.PathClaims, adminA, adminapi.PathRevocations))
+		`%s capif revoke --address %s --invoker %s --api %s --cause OVERLIMIT_USAGE --all-aefs`, caddy, c.a.Admin, invokerID, c.a.APIID))
+	out.command("the same through the admin API", fmt.Sprintf(
+		`curl -s -H 'Content-Type: application/json' -d '{"api_invoker_id":"%s","api_ids":["%s"],"cause":"OVERLIMIT_USAGE","all_aefs":true}' http://%s%s`,
+		invokerID, c.a.APIID, c.a.Admin, adminapi.PathRevocations))
+	out.command("what denies, and what was revoked", fmt.Sprintf(
+		"%s capif list --claims --address %s; %s capif list --address %s", caddy, c.b.Admin, caddy, c.a.Admin))
 	asInvoker := fmt.Sprintf("curl -sS --cacert %s --cert %s --key %s", c.a.CAFile, invokerCert, invokerKey)
 	out.command("authorize the API invoker again at the core; what a trigger denies stays denied", fmt.Sprintf(
 		"%s -X PUT -H 'Content-Type: application/json' -d @%s %s/capif-security/v1/trustedInvokers/%s",
 		asInvoker, security, c.scene.Core.URL(), invokerID))
 	for _, e := range []*exposer{c.a, c.b} {
-		out.command("lift at "+e.ID, fmt.Sprintf(
-			`curl -s -H 'Content-Type: application/json' -d '{"api_invoker_id":"%s","api_ids":["%s"]}' http://%s%s`,
-			invokerID, e.APIID, e.Admin, adminapi.PathLifts))
+		out.command("lift at "+e.ID, fmt.Sprintf("%s capif lift --address %s --invoker %s --api %s --yes", caddy, e.Admin, invokerID, e.APIID))
 	}
 	if c.kind.hints {
 		out.command("tell "+c.b.ID+" as this core does: something was revoked; it reads again and believes only what it reads", fmt.Sprintf(
@@ -103,6 +121,9 @@ func printCommands(ctx context.Context, c *cast, out *printer) error {
 	out.command("a new token, into the file", fmt.Sprintf(
 		`%s -d grant_type=client_credentials -d client_id=%s --data-urlencode 'scope=%s' %s/capif-security/v1/securities/%s/token | sed 's/.*"access_token":"\([^"]*\)".*/Authorization: Bearer \1/' > %s`,
 		asInvoker, invokerID, c.scope(), c.scene.Core.URL(), invokerID, header))
-	out.command("status, alarms, metrics", fmt.Sprintf("curl -s %s%s; curl -s %s/metrics | grep ^capif_", adminA, adminapi.PathStatus, adminA))
+	out.command("status and alarms, who changed what, and metrics", fmt.Sprintf(
+		"%s capif status --address %s; %s capif audit --address %s; curl -s http://%s/metrics | grep ^capif_", caddy, c.a.Admin, caddy, c.a.Admin, c.a.Admin))
+	out.command("all of it as it happens", fmt.Sprintf("%s capif watch --address %s", caddy, c.a.Admin))
+	out.command("the configurations", fmt.Sprintf("cat %s %s", filepath.Join(c.dir, c.a.ID, "Caddyfile"), filepath.Join(c.dir, c.b.ID, "Caddyfile")))
 	return nil
 }
