@@ -252,11 +252,15 @@ func reconcileNow(app *App, r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	action := revocation.ActionReconcile
+	action, outcome := revocation.ActionReconcile, ""
 	if asked.Accept {
-		action = revocation.ActionAccept
+		// The record is durable before anything counts, hence what it will come to.
+		action, outcome = revocation.ActionAccept, revocation.OutcomeNothingSuspended
+		if app.state.context.Status().Suspended {
+			outcome = revocation.OutcomeAccepted
+		}
 	}
-	err = app.state.ledger.Note(r.Context(), action, revocation.Who{By: requestedBy(r), Reason: asked.Reason, Ticket: asked.Ticket})
+	err = app.state.ledger.Note(r.Context(), action, outcome, revocation.Who{By: requestedBy(r), Reason: asked.Reason, Ticket: asked.Ticket})
 	if err != nil {
 		return 0, nil, err
 	}

@@ -100,6 +100,9 @@ func (t *Trigger) Provision(ctx caddy.Context) error {
 	case t.Respond != 0 && (t.Respond < 400 || t.Respond > 599):
 		return fmt.Errorf("capif_trigger: respond is %d; give a status of 400 to 599, or leave it out to pass the call on", t.Respond)
 	}
+	if !slices.Contains(standardCauses, t.Cause) {
+		ctx.Logger().Warn("cause is none of the standard's: the core may refuse it", zap.String("cause", t.Cause))
+	}
 	t.app = app
 	app.hasTriggers.Store(true)
 	if t.UnboundTriggers {

@@ -24,6 +24,18 @@ type batch struct {
 	repeated int // rows that were left out because an earlier one says the same
 }
 
+// causes are those of the rows, at most shownProblems of them.
+func (b *batch) causes() []string {
+	var list []string
+	for i := range b.rows {
+		cause := b.rows[i].request.Cause
+		if len(list) < shownProblems && !slices.Contains(list, cause) {
+			list = append(list, cause)
+		}
+	}
+	return list
+}
+
 type batchRow struct {
 	line    int
 	request adminapi.RevocationRequest

@@ -39,9 +39,20 @@ const (
 func (f *fileFlags) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.path, "from", "", "Revoke what this CSV file lists")
-	flags.StringVar(&f.batch, "batch", "", "Name of the file's rows (default: a digest of the file)")
+	flags.StringVar(&f.batch, "batch", "", "Name of the file's rows (with --from; default: a digest of the file)")
 	flags.BoolVar(&f.yes, "yes", false, "Do not ask (with --from)")
 	flags.IntVar(&f.concurrent, "concurrency", defaultConcurrent, "How many requests at a time (with --from)")
+}
+
+// needsFrom refuses flags that say something about a file where none is given, so
+// that nobody takes them for heard. --yes is none of them: scripts give it always.
+func needsFrom(cmd *cobra.Command) error {
+	for _, name := range []string{"batch", "concurrency"} {
+		if cmd.Flags().Changed(name) {
+			return exitWith(exitInvalid, "nothing was changed: --%s is about the rows of a file; give it with --from, or leave it out", name)
+		}
+	}
+	return nil
 }
 
 // fileResult is what came of a file, also as JSON.
@@ -231,6 +242,7 @@ func (c *console) preview(b *batch, status *adminapi.Status) {
 	if b.repeated > 0 {
 		c.tellf("%d rows repeat an earlier one and are left out.\n", b.repeated)
 	}
+	c.doubtCauses(b.causes()...)
 	c.tellf("Batch %s: rows that were sent under this name are not sent again.\n", b.name)
 }
 

@@ -201,7 +201,7 @@ func showCommand() *cobra.Command {
 		for i := range r.Answers {
 			rows = append(rows, []string{"core, " + at(r.Answers[i].At), answerText(&r.Answers[i])})
 		}
-		c.table([]string{"", ""}, rows)
+		c.table(nil, rows)
 		return nil
 	})
 }

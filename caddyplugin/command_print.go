@@ -12,7 +12,9 @@ import (
 // table writes rows in columns.
 func (c *console) table(header []string, rows [][]string) {
 	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	_, _ = w.Write([]byte(strings.Join(header, "\t") + "\n")) // into memory
+	if header != nil {
+		_, _ = w.Write([]byte(strings.Join(header, "\t") + "\n")) // into memory
+	}
 	for _, row := range rows {
 		cells := make([]string, len(row))
 		for i, cell := range row {
@@ -125,6 +127,9 @@ func whatCame(a *revocation.Audit) string {
 	}
 	if a.Answer != nil {
 		parts = append(parts, answerText(a.Answer))
+	}
+	if a.Outcome != "" {
+		parts = append(parts, strings.ReplaceAll(a.Outcome, "_", " "))
 	}
 	if a.Claims > 0 {
 		parts = append(parts, fmt.Sprintf("%d claims", a.Claims))

@@ -2,6 +2,8 @@ package caddyplugin
 
 import (
 	"context"
+	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,6 +66,12 @@ not sent twice. --batch gives the rows another name, and so sends them anew.`,
 	cmd.MarkFlagsMutuallyExclusive("from", "request-id")
 	cmd.MarkFlagsOneRequired("from", "invoker")
 	return running(cmd, func(ctx context.Context, c *console, _ []string) error {
+		if f.file.path == "" {
+			err := needsFrom(cmd)
+			if err != nil {
+				return err
+			}
+		}
 		if cmd.Flags().Changed("all-aefs") {
 			f.request.AllAEFs = &allAEFs
 		}
@@ -123,6 +131,9 @@ func (c *console) doubt(ctx context.Context, list []revocation.Revocation) {
 			}
 		}
 	}
+	if len(list) > 0 {
+		c.doubtCauses(list[0].Cause)
+	}
 	for i := range list {
 		r := &list[i]
 		if err == nil && !r.AllAPIs && !routes[r.AEFID+"\x00"+r.APIID] {
@@ -130,10 +141,29 @@ func (c *console) doubt(ctx context.Context, list []revocation.Revocation) {
 				printable(r.APIID), printable(r.AEFID))
 		}
 		if r.State == revocation.StateNoAuthorizationFound {
-			c.tellf("Warning: the core has no such authorization of %s (API %s). Is the id of the API invoker the one in its tokens?\n",
-				printable(r.InvokerID), printable(apiOr(r.APIID)))
+			c.tellf("Warning: the core has no such authorization of %s (API %s): %s\n",
+				printable(r.InvokerID), printable(apiOr(r.APIID)), unknownHint(r))
 		}
 	}
+}
+
+// doubtCauses warns of causes that may be mistyped. The standard allows others.
+func (c *console) doubtCauses(causes ...string) {
+	for _, cause := range causes {
+		if !slices.Contains(standardCauses, cause) {
+			c.tellf("Warning: cause %q is none of the standard's (%s): the core may refuse it, or take it for another.\n",
+				cause, strings.Join(standardCauses, ", "))
+		}
+	}
+}
+
+// unknownHint says what to look at where the core had nothing to revoke.
+func unknownHint(r *revocation.Revocation) string {
+	last := len(r.Answers) - 1
+	if last >= 0 && r.Answers[last].Status == http.StatusOK {
+		return "its security context is there, without this API. Was it revoked before, or is the apiId another one?"
+	}
+	return "is the id of the API invoker the one in its tokens?"
 }
 
 // outcome is nil unless the core refused or, where that was waited for, has not

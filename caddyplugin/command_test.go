@@ -105,11 +105,17 @@ func testRevokeToLift(b *adminBed) {
 		b.t.Fatalf("got %+v; want the one revocation", list)
 	}
 	id := list.Revocations[0].ID
-	wantRan(b.t, b.capif("", "show", id), 0, id, "too much", "revoke 20", "address 127.0.0.1")
+	got = b.capif("", "show", id)
+	if !strings.HasPrefix(got.out, "id ") {
+		b.t.Errorf("show: got %q; want it to begin with the id", got.out)
+	}
+	wantRan(b.t, got, 0, id, "too much", "revoke 20", "address 127.0.0.1")
 	wantRan(b.t, b.capif("", "list", "--claims", "--invoker", "inv-cli"), 0, "inv-cli", testbed.APIID, "aef")
 	wantRan(b.t, b.capif("", "list", "--state", "pending", "--invoker", "inv-cli"), 0, "ID")
 	got = b.capif("", "revoke", "--invoker", "inv-unknown", "--api", testbed.APIName, "--cause", "OVERLIMIT_USAGE")
-	wantRan(b.t, got, 0, "NO ROUTE here stands for API "+testbed.APIName, "the core has no such authorization of inv-unknown")
+	wantRan(b.t, got, 0, "NO ROUTE here stands for API "+testbed.APIName, "the core has no such authorization of inv-unknown", "in its tokens?")
+	got = b.capif("", "revoke", "--invoker", "inv-cli", "--api", testbed.APIID, "--cause", "OVERLIMIT")
+	wantRan(b.t, got, 0, "the core has no such authorization of inv-cli", "Was it revoked before", `cause "OVERLIMIT" is none of the standard's`)
 	wantRan(b.t, b.capif("", "show", "rv-none-1"), 5, "no revocation", "`caddy capif list`")
 
 	// The core does not list it any more, and says so after the lift.
@@ -210,9 +216,10 @@ func testReconcileCommand(b *adminBed) {
 		b.t.Errorf("got %+v; want the reconcile", list)
 	}
 	decodeOut(b.t, b.capif("", "audit", "--json", "--action", "accept"), &list)
-	if len(list.Audit) != 1 || list.Audit[0].Action != revocation.ActionAccept {
+	if len(list.Audit) != 1 || list.Audit[0].Action != revocation.ActionAccept || list.Audit[0].Outcome != revocation.OutcomeNothingSuspended {
 		b.t.Errorf("got %+v; want the accept", list)
 	}
+	wantRan(b.t, b.capif("", "audit", "--action", "accept"), 0, "nothing suspended")
 }
 
 func testAuditAndExport(b *adminBed) {
@@ -256,6 +263,10 @@ func testWrongUse(b *adminBed) {
 	wantRan(b.t, b.capif("", "revoke"), 1, "from", "invoker")
 	wantRan(b.t, b.capif("", "revoke", "--invoker", "i", "--api", "x"), 6, "nothing was changed", "cause is missing")
 	wantRan(b.t, b.capif("", "revoke", "--invoker", "i", "--cause", "OVERLIMIT_USAGE"), 6, "nothing was changed", "--api", "--all-apis")
+	for _, flags := range [][]string{{"--batch", "b"}, {"--concurrency", "2"}} {
+		args := append([]string{"revoke", "--invoker", "i", "--api", "x", "--cause", "OVERLIMIT_USAGE"}, flags...)
+		wantRan(b.t, b.capif("", args...), 6, "nothing was changed", flags[0]+" is about the rows of a file", "--from")
+	}
 	wantRan(b.t, b.capif("", "revok"), 1, `unknown command "revok"`)
 	wantRan(b.t, b.capif("", "list", "--state", "pendign"), 6, `state "pendign"`, "pending, revoked")
 	wantRan(b.t, b.capif("", "list", "--claims", "--state", "pending"), 1, "claims state")

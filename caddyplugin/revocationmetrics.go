@@ -20,9 +20,11 @@ const (
 	causeOther     = "other"
 )
 
-// revocationCauses are those of TS 29.222 8.5.4.2.5. It is open: whatever else is
-// told counts as other.
-var revocationCauses = []string{causeOverlimit, "UNEXPECTED_REASON", "AUTHORIZATION_ISSUE", "OTHER_REASON", causeOther}
+// standardCauses are those of TS 29.222 8.5.4.2.5, which is open to others.
+var standardCauses = []string{causeOverlimit, "UNEXPECTED_REASON", "AUTHORIZATION_ISSUE", "OTHER_REASON"}
+
+// revocationCauses are their labels: whatever else is told counts as other.
+var revocationCauses = append(slices.Clone(standardCauses), causeOther)
 
 func newRevocations() *revocations {
 	m := &revocations{

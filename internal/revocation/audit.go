@@ -87,7 +87,16 @@ type Audit struct {
 	// State and Answer are the core's decision and the answer it came with.
 	State  State   `json:"state,omitempty"`
 	Answer *Answer `json:"answer,omitempty"`
+	// Outcome is what an accept was about: [OutcomeAccepted] or
+	// [OutcomeNothingSuspended], as it was found when it was asked for.
+	Outcome string `json:"outcome,omitempty"`
 }
+
+// Outcomes of an accept.
+const (
+	OutcomeAccepted         = "accepted"
+	OutcomeNothingSuspended = "nothing_suspended"
+)
 
 // Retention bounds the audit. Zero fields mean the defaults.
 type Retention struct {
@@ -209,9 +218,10 @@ func readAudit(key, value []byte) Audit {
 	return a
 }
 
-// Note records what an operator did that changes nothing in the ledger itself.
+// Note records what an operator did that changes nothing in the ledger itself;
+// outcome is that of an accept, else "".
 // Errors wrap [ErrInvalid], [ErrNotReady] or [ErrNotDurable].
-func (l *Ledger) Note(ctx context.Context, action Action, who Who) error {
+func (l *Ledger) Note(ctx context.Context, action Action, outcome string, who Who) error {
 	err := who.check()
 	if err != nil {
 		return err
@@ -220,7 +230,7 @@ func (l *Ledger) Note(ctx context.Context, action Action, who Who) error {
 		return fmt.Errorf("%w: %q is no action to note", ErrInvalid, action)
 	}
 	return l.submit(ctx, &op{width: 1, apply: func(t *txn) error {
-		t.audit(Audit{Action: action, By: who.By, Reason: who.Reason, Ticket: who.Ticket})
+		t.audit(Audit{Action: action, By: who.By, Reason: who.Reason, Ticket: who.Ticket, Outcome: outcome})
 		return nil
 	}})
 }

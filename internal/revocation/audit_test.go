@@ -29,10 +29,13 @@ func TestEveryChangeIsAudited(t *testing.T) {
 	mustDeny(t, l, Deny{Invoker: "i", AEF: "a", APIs: []string{"1"}, Cause: "Y"})
 	mustDeny(t, l, Deny{Invoker: "i", AEF: "a", APIs: []string{"1"}, Cause: "Y"}) // a repeat
 	mustLift(t, l, Lift{Invoker: "i", Who: Who{By: "you", Reason: "over", Ticket: "T-2"}})
-	for _, action := range []Action{ActionReconcile, ActionAccept} {
-		err := l.Note(t.Context(), action, Who{By: "me"})
+	for _, note := range []struct {
+		action  Action
+		outcome string
+	}{{ActionReconcile, ""}, {ActionAccept, OutcomeNothingSuspended}} {
+		err := l.Note(t.Context(), note.action, note.outcome, Who{By: "me"})
 		if err != nil {
-			t.Errorf("note %s: got %v; want no error", action, err)
+			t.Errorf("note %s: got %v; want no error", note.action, err)
 		}
 	}
 	l = reopen(t, l)
@@ -44,7 +47,7 @@ func TestEveryChangeIsAudited(t *testing.T) {
 		{Action: ActionCoreDeny, By: "core", Invoker: "i", AEF: "a", Cause: "Y", Claims: 1},
 		{Action: ActionLift, By: "you", Invoker: "i", Reason: "over", Ticket: "T-2", Claims: 3},
 		{Action: ActionReconcile, By: "me"},
-		{Action: ActionAccept, By: "me"},
+		{Action: ActionAccept, By: "me", Outcome: OutcomeNothingSuspended},
 	}
 	if len(got) != len(want) {
 		t.Fatalf("got %d records %+v; want %d", len(got), got, len(want))
@@ -52,7 +55,7 @@ func TestEveryChangeIsAudited(t *testing.T) {
 	for i, w := range want {
 		g := got[i]
 		if g.Action != w.Action || g.By != w.By || g.Invoker != w.Invoker || g.AEF != w.AEF || g.Cause != w.Cause || g.Reason != w.Reason ||
-			g.Ticket != w.Ticket || g.Claims != w.Claims || g.State != w.State || g.At.IsZero() || g.Sequence == 0 {
+			g.Ticket != w.Ticket || g.Claims != w.Claims || g.State != w.State || g.Outcome != w.Outcome || g.At.IsZero() || g.Sequence == 0 {
 			t.Errorf("record %d: got %+v; want %+v", i, g, w)
 		}
 	}
