@@ -63,6 +63,7 @@ func TestRevokeFromFile(t *testing.T) {
 	if after := b.stored(); after != before {
 		t.Errorf("got\n%s\nwant as before\n%s", after, before)
 	}
+	wantRan(t, b.capif("n\n", "revoke", "--from", path, "--cause", "OVERLIMIT"), 11, `cause "OVERLIMIT" is none of the standard's`)
 	b.want(b.aef, "/location/1", token, http.StatusOK)
 	wantRan(t, b.capif("y\n", append(args, "--wait=20s")...), 0, "3 rows: 3 triggered, 0 there already, 0 refused; 0 wait")
 	b.want(b.aef, "/location/1", token, http.StatusForbidden)

@@ -237,6 +237,7 @@ func (r *Reconciler) apply(s *Settings, rec *record, f *flight, word revocation.
 	changed := !rec.known || rec.context.Found != word.Found || !slices.Equal(rec.context.Entries, word.Entries)
 	word.Gone = goneAfter(&rec.context, &word)
 	rec.context, rec.known = word, true
+	r.doubts.settle(&word, func() { r.alarms.Clear(s.Logger, alarm.LikelyWrongAPIID) })
 	rec.begun, rec.asleep = f.begun, false
 	rec.readAt.Store(f.at.UnixNano())
 	if changed {
@@ -359,7 +360,8 @@ func (r *Reconciler) saveOne(rec *record, u unsaved) {
 }
 
 // WarnIfMapped reports, once for an invoker, that its context lists the aefId of
-// a route with other apiIds only: the route's api_id is probably wrong.
+// a route with other apiIds only: the route's api_id is probably wrong. The alarm
+// ends when any context lists what was doubted, and with a change of settings.
 func (r *Reconciler) WarnIfMapped(q Query) {
 	s := r.settings.Load()
 	rec := r.records.get(q.Invoker)
@@ -381,7 +383,9 @@ func (r *Reconciler) WarnIfMapped(q Query) {
 		return
 	}
 	rec.warned = true
-	r.alarms.Raise(s.Logger, alarm.LikelyWrongAPIID, fmt.Sprintf(
-		"API invoker %s has a token for this API, and its context lists aefId %s with apiId %s, while the route has api_id %s: check api_id",
-		q.Invoker, q.AEF, strings.Join(others[:min(len(others), 5)], ", "), strings.Join(q.APIs, ", ")))
+	r.doubts.add(q, func() {
+		r.alarms.Raise(s.Logger, alarm.LikelyWrongAPIID, fmt.Sprintf(
+			"API invoker %s has a token for this API, and its context lists aefId %s with apiId %s, while the route has api_id %s: check api_id",
+			q.Invoker, q.AEF, strings.Join(others[:min(len(others), 5)], ", "), strings.Join(q.APIs, ", ")))
+	})
 }

@@ -272,6 +272,35 @@ func TestLikelyWrongAPIIDIsReportedOnce(t *testing.T) {
 			t.Errorf("detail: got %q; want both apiIds in it", detail)
 		}
 	})
+	t.Run("until a context lists it", func(t *testing.T) {
+		inWorld(t, func(w *world) {
+			another := coreclient.Entry{AEFID: aef, APIID: "another"}
+			w.core.set("a", another)
+			w.core.set("b", another)
+			w.wantCall("a", enforce.NotInContext)
+			w.wantCall("b", enforce.NotInContext)
+			w.core.set("b", another, entry)
+			w.hint()
+			w.wantCall("b", enforce.Allowed)
+			if got := w.raised(alarm.LikelyWrongAPIID); got != 0 {
+				t.Errorf("alarms: got %d; want 0", got)
+			}
+		})
+	})
+	t.Run("until the settings change, and then anew", func(t *testing.T) {
+		inWorld(t, func(w *world) {
+			w.core.set("a", coreclient.Entry{AEFID: aef, APIID: "another"})
+			w.wantCall("a", enforce.NotInContext)
+			w.r.Apply(&w.s)
+			if got := w.raised(alarm.LikelyWrongAPIID); got != 0 {
+				t.Errorf("alarms after a reload: got %d; want 0", got)
+			}
+			w.wantCall("a", enforce.NotInContext)
+			if got := w.raised(alarm.LikelyWrongAPIID); got != 1 {
+				t.Errorf("alarms of a call after it: got %d; want 1", got)
+			}
+		})
+	})
 	t.Run("not where it was listed before", func(t *testing.T) {
 		inWorld(t, func(w *world) {
 			w.core.set("a", entry, coreclient.Entry{AEFID: aef, APIID: "another"})

@@ -97,6 +97,7 @@ type Reconciler struct {
 	all   atomic.Uint64
 
 	mass       mass
+	doubts     doubts
 	foreground chan struct{}
 	background chan struct{}
 	limiter    *rate.Limiter
@@ -162,6 +163,7 @@ func (r *Reconciler) Apply(s *Settings) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	old := r.settings.Swap(&c)
+	r.doubtAnew(c.Logger)
 	if old != nil && old.Interval != c.Interval {
 		select {
 		case r.paced <- struct{}{}:
