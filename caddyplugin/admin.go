@@ -120,7 +120,7 @@ func asAPIError(app *App, err error) caddy.APIError {
 		return apiError(http.StatusNotFound, "%w", err)
 	case errors.Is(err, revocation.ErrNotDurable):
 		app.log.zap.Error("admin request could not be made durable", zap.Error(err))
-		return apiError(http.StatusServiceUnavailable, "the ledger %s cannot be written: the outcome is unknown; a revoke blocks and may not survive a restart, a lift has not happened; see to the disk and repeat the request", app.state.path)
+		return apiError(http.StatusServiceUnavailable, "the ledger %s cannot be written: the outcome is unknown; a revoke blocks and may not survive a restart, a lift has not happened; see to the disk and repeat the request a second or two after there is room", app.state.path)
 	case errors.Is(err, revocation.ErrNotReady):
 		return apiError(http.StatusServiceUnavailable, "the ledger %s is not open; see the log for the reason", app.state.path)
 	default:
