@@ -45,9 +45,9 @@ type RevocationRequest struct {
 	// Hold blocks the invoker here while the core's word is awaited.
 	// Default: true.
 	Hold *bool `json:"hold,omitempty"`
-	// RequestID, if set, names this request, at most 200 bytes. A repeat of it
-	// triggers nothing and answers with what the first one made; another
-	// request of the same name is refused.
+	// RequestID, if set, names this request, at most 200 bytes. A repeat of it,
+	// for 30 days, triggers nothing and answers with what the first one made;
+	// another request of the same name is refused.
 	RequestID string `json:"request_id,omitempty"`
 	// NoWait answers at once, without waiting for the core.
 	NoWait bool `json:"no_wait,omitempty"`

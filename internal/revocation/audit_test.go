@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -261,4 +262,77 @@ func TestConcurrentRepeatsTriggerOnce(t *testing.T) {
 	}
 	mustLift(t, l, Lift{Invoker: "i"})
 	wantCover(t, l, "i", "a", "1", Digest{}, CoverNone)
+}
+
+// TestRequestNamesEndWithTheirAge: a name is known for its age, whatever became of
+// the audit, and is then forgotten; also one of a file of before, which says no time.
+// One given to a revocation that was already pending is as young as it is.
+func TestRequestNamesEndWithTheirAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLedger(ledgerPath(t))
+		var ahead atomic.Int64 // 30 days of sweeps are many
+		l.now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+		err := l.Open(Options{Logger: quiet()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeLedger(t, l)
+		l.SetRetention(Retention{Records: 1})
+		trigger := func(invoker, name string) Revocation {
+			return mustTrigger(t, l, Trigger{Invoker: invoker, AEF: "a", APIs: []string{"1"}, Cause: "X", Hold: true, RequestID: name})[0]
+		}
+		names := func() []string {
+			var list []string
+			err := l.view(func(tx *bolt.Tx) error {
+				return tx.Bucket(bucketRequests).ForEach(func(key, _ []byte) error {
+					list = append(list, string(key))
+					return nil
+				})
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return list
+		}
+		const many = maxSweep + 1 // more than one look, old and young
+		for i := range many {
+			trigger(fmt.Sprint(i), fmt.Sprint("many-", i))
+		}
+		first := trigger("i", "old")
+		before := trigger("j", "before")
+		err = l.db.Update(func(tx *bolt.Tx) error {
+			value, err := encodeRecord([]byte("before"), before.Sequence, &request{Sequences: []uint64{before.Sequence}})
+			return errors.Join(err, tx.Bucket(bucketRequests).Put([]byte("before"), value))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pass := func(d time.Duration) {
+			ahead.Add(int64(d))
+			time.Sleep(10 * time.Minute)
+			synctest.Wait()
+		}
+		pass(RequestAge - time.Hour)
+		if got := trigger("i", "late"); got.ID != first.ID {
+			t.Fatalf("got %s; want %s, which is still pending", got.ID, first.ID)
+		}
+		mustLift(t, l, Lift{Invoker: "i"})
+		if got := trigger("i", "old"); got.ID != first.ID || len(names()) != many+3 {
+			t.Errorf("before the age: got %s and %d names; want %s and all %d", got.ID, len(names()), first.ID, many+3)
+		}
+		for i := range many {
+			trigger(fmt.Sprint(i), fmt.Sprint("a-young-", i))
+		}
+		pass(2 * time.Hour)
+		if got := names(); len(got) != many+1 || got[many] != "late" || slices.Contains(got, "old") {
+			t.Errorf("past the age: got %d names; want the %d young ones", len(got), many+1)
+		}
+		if got := trigger("i", "old"); got.ID == first.ID {
+			t.Errorf("past the age: got %s; want another revocation", got.ID)
+		}
+		_, err = l.Revocation(before.ID)
+		if err != nil {
+			t.Errorf("what the forgotten name stood for: got %v; want it kept", err)
+		}
+	})
 }

@@ -111,6 +111,7 @@ type Ledger struct {
 	undo        []undoStep
 	undoOf      uint64 // the batch that undo takes back, 0 for none
 	lastTry     time.Time
+	requestsTo  []byte // how far the last sweep looked at names of triggers
 
 	// commit is how a transaction is made durable; tests replace it to fail.
 	commit func(*bolt.Tx) error

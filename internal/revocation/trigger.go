@@ -31,7 +31,8 @@ type Trigger struct {
 	// Hold blocks the invoker here while the core's word is awaited.
 	Hold bool
 	// RequestID, if set, names this trigger: a later one with the same name
-	// changes nothing and answers with what the first one made.
+	// changes nothing and answers with what the first one made. It is known for
+	// [RequestAge] at least.
 	RequestID string
 }
 

@@ -97,6 +97,13 @@ func (l *Ledger) write() {
 			for len(l.ops) == 0 && !l.failed.Load() && (l.sweepDue() || l.auditDue()) {
 				l.commitBatch([]*op{l.sweepOp()})
 			}
+			for len(l.ops) == 0 && !l.failed.Load() {
+				names := l.oldRequests()
+				if len(names) == 0 {
+					break
+				}
+				l.commitBatch([]*op{forgetOp(names)})
+			}
 		case <-l.stop:
 			for len(l.ops) > 0 {
 				l.commitBatch(l.gather(<-l.ops))
