@@ -42,7 +42,7 @@ const (
 
 // watch streams what changes as server-sent events. It ends with the configuration
 // that answers it; a watcher comes back with Last-Event-ID and misses nothing that
-// the audit still holds.
+// the audit still holds; if it holds too little, the watcher is told.
 func watch(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet {
 		w.Header().Set("Allow", http.MethodGet)
@@ -143,9 +143,20 @@ func (s *stream) sendChanges(ctx context.Context, alarms []alarm.Change) error {
 		}
 	}
 	for ctx.Err() == nil {
-		records, err := s.app.state.ledger.AuditsAfter(s.sequence)
+		records, pruned, err := s.app.state.ledger.AuditsAfter(s.sequence)
 		if err != nil {
 			return err
+		}
+		if pruned > s.sequence {
+			gap := adminapi.WatchGap{After: s.sequence, To: pruned}
+			if len(records) > 0 {
+				gap.First = records[0].Sequence
+			}
+			s.sequence = pruned
+			err := s.send(adminapi.EventGap, gap)
+			if err != nil {
+				return err
+			}
 		}
 		for _, a := range records {
 			s.sequence = a.Sequence

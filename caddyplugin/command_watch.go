@@ -26,8 +26,9 @@ func watchCommand() *cobra.Command {
 Shows what changes as it changes: revocations and the core's answers, claims that the
 core sets or lifts, lifts, and alarms. A reload of Caddy ends the stream; the command
 takes it up again without losing an event, as it does when Caddy is restarted. --after
-goes on after an event of an earlier watch: its id is in the JSON. Ends with Ctrl-C, or
-after --count events.`,
+goes on after an event of an earlier watch: its id is in the JSON. If the audit no longer
+has all that came after it, a line "gap" says so. Ends with Ctrl-C, or after --count
+events.`,
 		Example: "  caddy capif watch\n  caddy capif watch --json --after 42-1764061000000000 --count 3",
 		Args:    cobra.NoArgs,
 	}
@@ -40,7 +41,7 @@ after --count events.`,
 			if err != nil {
 				return err
 			}
-			if e.Name != adminapi.EventStart {
+			if e.Name != adminapi.EventStart && e.Name != adminapi.EventGap {
 				seen++
 			}
 			if count > 0 && seen >= count {
@@ -70,6 +71,13 @@ func (c *console) event(e *adminapi.Event) error {
 			return err
 		}
 		c.tellf("Watching from %s on; %d alarms raised.\n", e.ID, len(start.Alarms))
+	case adminapi.EventGap:
+		var gap adminapi.WatchGap
+		err := json.Unmarshal(e.Data, &gap)
+		if err != nil {
+			return err
+		}
+		c.sayf("gap: changes after %d, up to %d, are no longer in the audit; what follows is what it still has\n", gap.After, gap.To)
 	case adminapi.EventAlarm:
 		var change alarm.Change
 		err := json.Unmarshal(e.Data, &change)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os/exec"
@@ -160,6 +161,38 @@ func TestWatchOfAlarms(t *testing.T) {
 			t.Errorf("got %+v; want raised %t once more", change, raised)
 		}
 	}
+}
+
+// TestWatchSaysWhatIsMissing: one that comes back after more changes than the audit
+// holds is told so, once; one that misses nothing is not.
+func TestWatchSaysWhatIsMissing(t *testing.T) {
+	b := newAdminBed(t, func(b *adminBed) { b.aef.Ledger += " {\n\t\t\taudit_records 3\n\t\t}" })
+	seen := b.liftNobody()
+	w := b.watch()
+	start := w.next(b.bed, adminapi.EventStart)
+	var made []uint64
+	for range 8 {
+		made = append(made, b.liftNobody())
+	}
+	back := b.watch("--after", start.ID)
+	back.next(b.bed, adminapi.EventStart)
+	told := back.next(b.bed, adminapi.EventGap)
+	var gap adminapi.WatchGap
+	must(t, json.Unmarshal(told.Data, &gap))
+	if want := (adminapi.WatchGap{After: seen, To: made[4], First: made[5]}); gap != want {
+		t.Errorf("got %+v; want %+v", gap, want)
+	}
+	for _, want := range made[5:] {
+		if got := back.change(b.bed); got.Sequence != want {
+			t.Errorf("after the gap: got %d; want %d", got.Sequence, want)
+		}
+	}
+	again := b.capif("", "watch", "--after", told.ID, "--count", "1")
+	if wantRan(t, again, 0, "lift"); strings.Contains(again.out, "gap") {
+		t.Errorf("one that knows of the gap: got %s; want no word of it", again.out)
+	}
+	wantRan(t, b.capif("", "watch", "--after", start.ID, "--count", "1"), 0,
+		fmt.Sprintf("gap: changes after %d, up to %d, are no longer in the audit", gap.After, gap.To), "lift")
 }
 
 // TestWatchEnds: after so many events.

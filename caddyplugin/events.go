@@ -183,7 +183,7 @@ func (n *notifier) emitAlarms(ctx context.Context, f *feed, changes []alarm.Chan
 // read after the next change.
 func (n *notifier) emitChanges(ctx context.Context, f *feed, l *revocation.Ledger) {
 	for {
-		records, err := l.AuditsAfter(f.sequence)
+		records, _, err := l.AuditsAfter(f.sequence)
 		if err != nil {
 			return
 		}

@@ -69,14 +69,14 @@ var operations = []operation{
 		answer:     adminapi.AuditList{}, errors: []int{400, 503}},
 	{method: "get", path: adminapi.PathWatch, id: "watch", summary: "Stream what changes, as server-sent events",
 		description: "An event start (WatchStart) comes first, then an event change (Audit) for each change and an event alarm (Change) for each alarm raised or cleared. " +
-			"The stream ends when the configuration is replaced; with the id of the last event as Last-Event-ID it goes on where it was, as far as the audit reaches back.",
+			"The stream ends when the configuration is replaced; with the id of the last event as Last-Event-ID it goes on where it was, as far as the audit reaches back: an event gap (WatchGap) says if that is not far enough.",
 		parameters: []parameter{{"Last-Event-ID", "header", "string", "The id of the event to go on after. Default: begin now."}},
 		stream:     true, errors: []int{400, 503}},
 	{method: "get", path: adminapi.PathStatus, id: "status", summary: "Show how the AEF stands", answer: adminapi.Status{}, errors: []int{503}},
 }
 
 // otherSchemas are those that only a stream or an error holds.
-var otherSchemas = []any{adminapi.WatchStart{}, revocation.Audit{}, alarm.Change{}, adminapi.Error{}}
+var otherSchemas = []any{adminapi.WatchStart{}, adminapi.WatchGap{}, revocation.Audit{}, alarm.Change{}, adminapi.Error{}}
 
 // TestOpenAPI: docs/admin-api.yaml has every route with its methods, and every member
 // of every message with its comment. Write it anew with

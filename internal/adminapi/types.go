@@ -242,7 +242,21 @@ const (
 	EventChange = "change"
 	// EventAlarm is an alarm raised or cleared; its data is an alarm.Change.
 	EventAlarm = "alarm"
+	// EventGap says that changes are missing here; its data is a WatchGap.
+	EventGap = "gap"
 )
+
+// WatchGap says that changes after the last one seen are no longer in the audit.
+// The watch goes on with what still is.
+type WatchGap struct {
+	// After is the sequence of the last change before the gap.
+	After uint64 `json:"after"`
+	// To is that of the last change that is missing.
+	To uint64 `json:"to"`
+	// First is that of the first change after the gap, left out if there is
+	// none yet.
+	First uint64 `json:"first,omitempty"`
+}
 
 // WatchStart says where a watch begins.
 type WatchStart struct {

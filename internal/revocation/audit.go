@@ -164,6 +164,7 @@ func (t *txn) deleteAudit(most int, f func(*Audit) bool) {
 	}
 	for _, key := range old {
 		t.delete(bucketAudit, key)
+		t.pruned = max(t.pruned, readSequenceKey(key))
 		t.audited--
 	}
 }
@@ -274,27 +275,45 @@ func (l *Ledger) Audits(q AuditQuery) ([]Audit, uint64, error) {
 	return found, next, err
 }
 
-// LastAudit returns the sequence of the newest record, 0 if there is none.
+// LastAudit returns the sequence of the newest record there is or was, 0 if there
+// never was one.
 func (l *Ledger) LastAudit() (uint64, error) {
-	last, _, err := l.Audits(AuditQuery{Limit: 1})
-	if err != nil || len(last) == 0 {
+	last := uint64(0)
+	err := l.view(func(tx *bolt.Tx) error {
+		key, _ := tx.Bucket(bucketAudit).Cursor().Last()
+		if key != nil {
+			last = readSequenceKey(key)
+			return nil
+		}
+		_, c, err := readMeta(tx)
+		last = c.Pruned
+		return err
+	})
+	if err != nil {
 		return 0, err
 	}
-	return last[0].Sequence, nil
+	return last, nil
 }
 
 // AuditsAfter returns the records after a sequence, oldest first, at most
-// [MaxPage].
-func (l *Ledger) AuditsAfter(sequence uint64) ([]Audit, error) {
+// [MaxPage], and the sequence of the last record that is no longer kept: if it is
+// above the given one, records after that are missing.
+func (l *Ledger) AuditsAfter(sequence uint64) ([]Audit, uint64, error) {
 	found := []Audit{}
+	pruned := uint64(0)
 	err := l.view(func(tx *bolt.Tx) error {
+		_, c, err := readMeta(tx)
+		if err != nil {
+			return err
+		}
+		pruned = c.Pruned
 		cursor := tx.Bucket(bucketAudit).Cursor()
 		for key, value := cursor.Seek(sequenceKey(sequence + 1)); key != nil && len(found) < MaxPage; key, value = cursor.Next() {
 			found = append(found, readAudit(key, value))
 		}
 		return nil
 	})
-	return found, err
+	return found, pruned, err
 }
 
 // AuditChanged returns a channel that is closed at the next change that leaves an

@@ -66,7 +66,7 @@ func TestEveryChangeIsAudited(t *testing.T) {
 	if !slices.Equal(got[0].Revocations, []string{made[0].ID, made[1].ID}) || !slices.Equal(got[3].Revocations, []string{made[1].ID}) {
 		t.Errorf("got revocations %v and %v; want both made, and the pending one cancelled", got[0].Revocations, got[3].Revocations)
 	}
-	if after, err := l.AuditsAfter(got[3].Sequence); err != nil || len(after) != 2 || after[0].Sequence != got[4].Sequence {
+	if after, _, err := l.AuditsAfter(got[3].Sequence); err != nil || len(after) != 2 || after[0].Sequence != got[4].Sequence {
 		t.Errorf("after the lift: got %+v, %v; want the two notes", after, err)
 	}
 	if n := l.FileStats().AuditRecords; n != int64(len(want)) {
@@ -113,6 +113,14 @@ func TestAuditIsBounded(t *testing.T) {
 	l.SetRetention(Retention{Records: 3})
 	mustDeny(t, l, Deny{Invoker: "20"})
 	l = reopen(t, l)
+	// Whoever follows learns that there was more, and whoever begins now does not.
+	oldest := audits(t, l, AuditQuery{})[2].Sequence
+	for after, missing := range map[uint64]bool{0: true, oldest - 2: true, oldest - 1: false, oldest: false} {
+		_, pruned, err := l.AuditsAfter(after)
+		if err != nil || (pruned > after) != missing {
+			t.Errorf("after %d, the oldest being %d: got pruned to %d, %v; want missing %t", after, oldest, pruned, err, missing)
+		}
+	}
 	if got := audits(t, l, AuditQuery{}); len(got) != 3 || l.FileStats().AuditRecords != 3 {
 		t.Errorf("got %d records, counted %d; want 3", len(got), l.FileStats().AuditRecords)
 	}
@@ -132,6 +140,16 @@ func TestAuditEndsWithItsAge(t *testing.T) {
 		synctest.Wait()
 		if got := audits(t, l, AuditQuery{}); len(got) != 1 || got[0].Invoker != "young" {
 			t.Errorf("got %+v; want the young one", got)
+		}
+		last, err := l.LastAudit()
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		got, err := l.LastAudit()
+		if err != nil || got != last || len(audits(t, l, AuditQuery{})) != 0 {
+			t.Errorf("after the last one's end: got last %d, %v; want %d", got, err, last)
 		}
 		wantCover(t, l, "old", "a", "1", Digest{}, CoverAuthorization)
 	})
@@ -185,7 +203,7 @@ func TestWatchersAreTold(t *testing.T) {
 	default:
 		t.Error("got not told; want told before the change is acknowledged")
 	}
-	if list, err := l.AuditsAfter(0); err != nil || len(list) != 1 {
+	if list, _, err := l.AuditsAfter(0); err != nil || len(list) != 1 {
 		t.Errorf("got %+v, %v; want the record", list, err)
 	}
 }

@@ -247,10 +247,13 @@ func create(tx *bolt.Tx) error {
 }
 
 // counters are what the writer must not forget: the last sequence given out,
-// the last batch committed, and what the file must hold.
+// the last batch committed, how far the audit was pruned, and what the file must
+// hold.
 type counters struct {
 	Sequence uint64 `json:"sequence"`
 	Batch    uint64 `json:"batch"`
+	// Pruned is the sequence of the last audit record that was deleted.
+	Pruned uint64 `json:"pruned,omitempty"`
 	tally
 }
 

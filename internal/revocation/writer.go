@@ -195,7 +195,7 @@ func (l *Ledger) commitTxn(batch []*op) (*txn, error) {
 		if err != nil {
 			return err
 		}
-		t.tally = c.tally
+		t.tally, t.pruned = c.tally, c.Pruned
 		for _, o := range batch {
 			o.err = t.run(o)
 			if t.broken != nil {
@@ -254,6 +254,7 @@ type txn struct {
 	pending  []pendingChange
 	audited  int  // audit records added less those deleted
 	noted    bool // an audit record was added
+	pruned   uint64
 	steps    []Step
 	broken   error
 	op       *op
@@ -321,5 +322,5 @@ func (t *txn) putRecord(bucket, key []byte, sequence uint64, v any) {
 }
 
 func (t *txn) putMeta() {
-	t.putRecord(bucketMeta, keyState, 0, counters{Sequence: t.ledger.sequence, Batch: t.ledger.batch, tally: t.tally})
+	t.putRecord(bucketMeta, keyState, 0, counters{Sequence: t.ledger.sequence, Batch: t.ledger.batch, Pruned: t.pruned, tally: t.tally})
 }
