@@ -135,9 +135,9 @@ func auditCommand() *cobra.Command {
 		Short: "Lists who changed what, and why",
 		Long: `
 Lists the audit, newest first: each revoke, lift, reconcile and accept with who
-asked and why, each decision of the core on a revocation, and each claim
-that the core set or lifted by itself. What a security context no longer lists is no
-claim: capif check shows it. Actions: ` + actionWords() + `.`,
+asked and why, each decision of the core on a revocation, each claim that the core
+set or lifted by itself, and each change of a security context that lets calls pass
+or refuses them (core_context; at most 100 a minute, the others as one). Actions: ` + actionWords() + `.`,
 		Example: "  caddy capif audit --invoker inv-1\n  caddy capif audit --action lift --all --json",
 		Args:    cobra.NoArgs,
 	}

@@ -1,6 +1,7 @@
 package caddyplugin
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -133,6 +134,17 @@ func whatCame(a *revocation.Audit) string {
 	}
 	if a.Claims > 0 {
 		parts = append(parts, fmt.Sprintf("%d claims", a.Claims))
+	}
+	if a.Contexts > 0 && a.Invoker == "" {
+		parts = append(parts, fmt.Sprintf("%d more contexts", a.Contexts))
+	}
+	for i, list := range [][]revocation.ContextEntry{a.Unlisted, a.Listed} {
+		if len(list) > 0 {
+			parts = append(parts, []string{"no longer lists", "newly lists"}[i])
+		}
+		for _, e := range list {
+			parts = append(parts, cmp.Or(e.AEF, "*")+"/"+cmp.Or(e.API, "*"))
+		}
 	}
 	return strings.Join(append(parts, strings.Join(a.Revocations, " ")), " ")
 }

@@ -24,7 +24,8 @@ func watchCommand() *cobra.Command {
 		Short: "Shows revocations, claims and alarms as they come",
 		Long: `
 Shows what changes as it changes: revocations and the core's answers, claims that the
-core sets or lifts, lifts, and alarms. A reload of Caddy ends the stream; the command
+core sets or lifts, lifts, what security contexts newly list or no longer list, and
+alarms. A reload of Caddy ends the stream; the command
 takes it up again without losing an event, as it does when Caddy is restarted. --after
 goes on after an event of an earlier watch: its id is in the JSON. If the audit no longer
 has all that came after it, a line "gap" says so. Ends with Ctrl-C, or after --count

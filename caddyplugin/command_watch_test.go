@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -210,4 +211,28 @@ func TestWatchEnds(t *testing.T) {
 		t.Errorf("got %d lines\n%s; want 2", lines, got.out)
 	}
 	wantRan(t, b.capif("", "watch", "--after", "nonsense"), 6, `Last-Event-ID "nonsense" is none of this watch`)
+}
+
+// TestWatchShowsASilentRevoke: a core that says nothing to the AEF, whose context no
+// longer lists a pair, blocks calls without a claim; the watch and the audit say so.
+func TestWatchShowsASilentRevoke(t *testing.T) {
+	b := newAdminBed(t, nil)
+	token := b.granted("inv-s")
+	b.want(b.aef, "/location/1", token, http.StatusOK)
+	w := b.watch()
+	w.next(b.bed, adminapi.EventStart)
+	b.scene.Core.SwallowNotifications()
+	_, err := b.scene.Core.RevokeByCore(b.ctx, coretest.CoreRevoke{InvokerID: "inv-s", AEFID: b.aef.ID, APIIDs: []string{testbed.APIID}})
+	must(t, err)
+	wantRan(t, b.capif("", "reconcile"), 0)
+	got := w.change(b.bed)
+	for got.Action != revocation.ActionCoreContext {
+		got = w.change(b.bed)
+	}
+	pair := revocation.ContextEntry{AEF: b.aef.ID, API: testbed.APIID}
+	if got.Invoker != "inv-s" || !slices.Contains(got.Unlisted, pair) || len(got.Listed) > 0 {
+		t.Errorf("got %+v; want %v no longer listed for inv-s", got, pair)
+	}
+	b.want(b.aef, "/location/1", token, http.StatusForbidden)
+	wantRan(t, b.capif("", "audit", "--action", "core_context"), 0, "inv-s", "no longer lists", pair.AEF+"/"+pair.API)
 }

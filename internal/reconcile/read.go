@@ -234,8 +234,13 @@ func (r *Reconciler) apply(s *Settings, rec *record, f *flight, word revocation.
 		return
 	}
 	rec.pending = noChange
+	told := word
+	if kind != noChange {
+		told.Change = r.changeOf(s, rec, &word)
+	}
 	changed := !rec.known || rec.context.Found != word.Found || !slices.Equal(rec.context.Entries, word.Entries)
 	word.Gone = goneAfter(&rec.context, &word)
+	told.Gone = word.Gone
 	rec.context, rec.known = word, true
 	r.doubts.settle(&word, func() { r.alarms.Clear(s.Logger, alarm.LikelyWrongAPIID) })
 	rec.begun, rec.asleep = f.begun, false
@@ -247,7 +252,7 @@ func (r *Reconciler) apply(s *Settings, rec *record, f *flight, word revocation.
 	// claims: one that covers a pair hides that the core has lost it.
 	judged := s.CoreLift && !r.mass.isSuspended()
 	if changed || judged {
-		rec.unsaved = append(rec.unsaved, unsaved{word: word, changed: changed, judged: judged})
+		rec.unsaved = append(rec.unsaved, unsaved{word: told, changed: changed, judged: judged})
 	}
 }
 
@@ -270,6 +275,21 @@ func (r *Reconciler) compare(s *Settings, rec *record, word *revocation.Context)
 		}
 	}
 	return kind
+}
+
+// changeOf is what compare found, for the audit.
+func (r *Reconciler) changeOf(s *Settings, rec *record, word *revocation.Context) *revocation.ContextChange {
+	hosted := s.Hosted()
+	only := func(from, to *revocation.Context) []revocation.ContextEntry {
+		var list []revocation.ContextEntry
+		for _, e := range from.Entries {
+			if len(list) < revocation.MaxAuditEntries && !covered(to, e) && r.matters(rec.invoker, e, hosted) {
+				list = append(list, e)
+			}
+		}
+		return list
+	}
+	return &revocation.ContextChange{Listed: only(word, &rec.context), Unlisted: only(&rec.context, word)}
 }
 
 // covered says whether a context lists all that an entry covers.

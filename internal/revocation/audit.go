@@ -28,6 +28,11 @@ const (
 	ActionCoreDeny Action = "core_deny"
 	// ActionCoreLift is a context of the core that lifted its own claims.
 	ActionCoreLift Action = "core_lift"
+	// ActionCoreContext is a context of the core that newly lists, or no longer
+	// lists, what decides calls here. One that is read for the first time leaves
+	// no record, nor does what a claim denies anyway. At most 100 in a minute have
+	// a record; the others are counted in one.
+	ActionCoreContext Action = "core_context"
 	// ActionExpire is the end of token claims whose tokens expired.
 	ActionExpire Action = "expire"
 	// ActionUnreadable stands for a record that is damaged.
@@ -36,7 +41,7 @@ const (
 
 // Actions returns every action that a record can have.
 func Actions() []Action {
-	return []Action{ActionRevoke, ActionLift, ActionReconcile, ActionAccept, ActionCoreAnswer, ActionCoreDeny, ActionCoreLift, ActionExpire, ActionUnreadable}
+	return []Action{ActionRevoke, ActionLift, ActionReconcile, ActionAccept, ActionCoreAnswer, ActionCoreDeny, ActionCoreLift, ActionCoreContext, ActionExpire, ActionUnreadable}
 }
 
 // Who is who asked for a change, and why. Reason and Ticket are for people.
@@ -84,6 +89,13 @@ type Audit struct {
 	Revocations []string `json:"revocations,omitempty"`
 	// Claims is how many claims were set or removed.
 	Claims int `json:"claims,omitempty"`
+	// Listed and Unlisted are what the context of the API invoker newly lists and
+	// no longer lists, at most 20 of each.
+	Listed   []ContextEntry `json:"listed,omitempty"`
+	Unlisted []ContextEntry `json:"unlisted,omitempty"`
+	// Contexts is how many contexts changed: those of a minute that have no record
+	// of their own where no API invoker is named.
+	Contexts int `json:"contexts,omitempty"`
 	// State and Answer are the core's decision and the answer it came with.
 	State  State   `json:"state,omitempty"`
 	Answer *Answer `json:"answer,omitempty"`

@@ -37,6 +37,14 @@ type Context struct {
 	// ReadSequence is the ledger's sequence when the read began.
 	ReadSequence uint64    `json:"read_sequence"`
 	ReadAt       time.Time `json:"read_at"`
+	// Change is what the read changes for calls here, nil for nothing; the audit
+	// records it. It is not kept with the context.
+	Change *ContextChange `json:"-"`
+}
+
+// ContextChange is what a context newly lists and no longer lists.
+type ContextChange struct {
+	Listed, Unlisted []ContextEntry
 }
 
 // MaxGone bounds the memory of entries that are no longer listed.
@@ -76,15 +84,14 @@ func (l *Ledger) ApplyContext(ctx context.Context, c Context, coreLift bool) ([]
 		}
 		t.putRecord(bucketContexts, key, o.first, &c)
 		if !coreLift || !c.Found {
+			t.noteContext(&c, 0)
 			return nil
 		}
 		claims, err := t.observe(&c, o.first)
 		if err != nil {
 			return err
 		}
-		if len(claims) > 0 {
-			t.audit(Audit{Action: ActionCoreLift, By: byCore, Invoker: c.Invoker, Claims: len(claims)})
-		}
+		t.noteContext(&c, len(claims))
 		lifted = claims
 		return nil
 	}

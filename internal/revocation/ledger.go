@@ -112,6 +112,9 @@ type Ledger struct {
 	undoOf      uint64 // the batch that undo takes back, 0 for none
 	lastTry     time.Time
 	requestsTo  []byte // how far the last sweep looked at names of triggers
+	// contextRecords and contextsUntold count the changes of contexts of this
+	// minute, recorded and not.
+	contextRecords, contextsUntold int
 
 	// commit is how a transaction is made durable; tests replace it to fail.
 	commit func(*bolt.Tx) error

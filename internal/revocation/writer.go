@@ -93,6 +93,7 @@ func (l *Ledger) write() {
 				l.recover()
 			}
 		case <-sweep.C:
+			l.tellContexts()
 			// All that is due, unless somebody waits or the disk fails.
 			for len(l.ops) == 0 && !l.failed.Load() && (l.sweepDue() || l.auditDue()) {
 				l.commitBatch([]*op{l.sweepOp()})
@@ -114,6 +115,7 @@ func (l *Ledger) write() {
 				l.lastTry = time.Time{}
 				l.recover()
 			}
+			l.tellContexts()
 			return
 		}
 	}
@@ -219,6 +221,8 @@ func (l *Ledger) settle(t *txn) {
 		l.epochs.of(r.scope.Invoker).Add(1)
 	}
 	l.audits.Add(int64(t.audited))
+	l.contextRecords += t.contexts
+	l.contextsUntold += t.untold
 	l.tellSteps(t)
 	if t.noted {
 		defer l.tellChanged()
@@ -255,6 +259,8 @@ type txn struct {
 	audited  int  // audit records added less those deleted
 	noted    bool // an audit record was added
 	pruned   uint64
+	contexts int // changes of contexts that were recorded
+	untold   int // and those that were only counted
 	steps    []Step
 	broken   error
 	op       *op

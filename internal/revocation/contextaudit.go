@@ -1,0 +1,49 @@
+package revocation
+
+// Changes of contexts by which no claim is lifted get at most so many audit records
+// a minute: a core that changes very many must not push out of the audit what people
+// did. The others of that minute are counted in one record.
+const (
+	maxContextRecords = 100
+	// MaxAuditEntries bounds the entries of each kind in one record.
+	MaxAuditEntries = 20
+)
+
+// noteContext writes the one record of what a context changed, and of the claims
+// that it lifted.
+func (t *txn) noteContext(c *Context, lifted int) {
+	record := Audit{Action: ActionCoreLift, By: byCore, Invoker: c.Invoker, Claims: lifted}
+	if c.Change != nil {
+		record.Listed = c.Change.Listed[:min(len(c.Change.Listed), MaxAuditEntries)]
+		record.Unlisted = c.Change.Unlisted[:min(len(c.Change.Unlisted), MaxAuditEntries)]
+		record.Contexts = 1
+	}
+	if lifted > 0 {
+		t.audit(record)
+		return
+	}
+	if c.Change == nil {
+		return
+	}
+	if t.ledger.contextRecords+t.contexts >= maxContextRecords {
+		t.untold++
+		return
+	}
+	t.contexts++
+	record.Action = ActionCoreContext
+	t.audit(record)
+}
+
+// tellContexts ends a minute: it records how many changes of contexts have no record
+// of their own.
+func (l *Ledger) tellContexts() {
+	l.contextRecords = 0
+	if l.contextsUntold == 0 || l.failed.Load() {
+		return
+	}
+	l.commitBatch([]*op{{width: 1, done: make(chan struct{}), apply: func(t *txn) error {
+		t.audit(Audit{Action: ActionCoreContext, By: byCore, Contexts: l.contextsUntold})
+		t.untold = -l.contextsUntold
+		return nil
+	}}})
+}
