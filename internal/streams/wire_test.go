@@ -128,6 +128,51 @@ func TestBlockedWrites(t *testing.T) {
 	}
 }
 
+// A handler that waits for a body that its caller does not send ends with an error.
+func TestBlockedReads(t *testing.T) {
+	for _, test := range []struct {
+		name         string
+		h2, withConn bool
+	}{
+		{"HTTP/1.1", false, true}, {"HTTP/1.1 by deadlines", false, false}, {"HTTP/2", true, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			x := newWire(t, test.h2, test.withConn, func(_ http.ResponseWriter, r *http.Request) error {
+				_, err := io.Copy(io.Discard, r.Body)
+				return err
+			})
+			body, sender := io.Pipe()
+			answered := make(chan error, 1)
+			go func() {
+				response, err := x.Client().Post(x.URL+"/a", "text/plain", body)
+				if err == nil {
+					err = response.Body.Close()
+				}
+				answered <- err
+			}()
+			_, err := io.WriteString(sender, "begun")
+			if err != nil {
+				t.Fatal(err)
+			}
+			within(t, "the call", func() error {
+				for x.registry.Stats().Open == 0 {
+					continue
+				}
+				return nil
+			})
+			x.deny("a")
+			err = within(t, "the handler", func() error { return <-x.errs })
+			if err == nil {
+				t.Error("handler: got a complete body; want its read to fail")
+			}
+			err = errors.Join(sender.Close(), within(t, "the caller", func() error { return <-answered }))
+			if err == nil {
+				t.Error("caller: got an answer; want an error")
+			}
+		})
+	}
+}
+
 // A handler that looks at nothing is not ended by anything; its caller is cut off
 // all the same.
 func TestCallerIsCutOffFromADeafHandler(t *testing.T) {
