@@ -50,6 +50,15 @@ func (s *streamBackend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		return
+	case strings.HasSuffix(r.URL.Path, "/silent"):
+		<-r.Context().Done()
+		return
+	case strings.HasSuffix(r.URL.Path, "/short"):
+		_, _ = io.WriteString(w, "complete")
+		return
+	case strings.HasSuffix(r.URL.Path, "/upload"):
+		_, _ = io.Copy(io.Discard, r.Body)
+		return
 	case strings.HasSuffix(r.URL.Path, "/sse"):
 		w.Header().Set("Content-Type", "text/event-stream")
 	}
@@ -268,7 +277,13 @@ func (b *streamBed) webSocket(path, token string) *stream {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	_, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer %s\r\n\r\n",
+	return b.webSocketOn(conn, path, token)
+}
+
+// webSocketOn opens one on a connection, which is its own from then on.
+func (b *streamBed) webSocketOn(conn net.Conn, path, token string) *stream {
+	b.t.Helper()
+	_, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer %s\r\n\r\n",
 		path, b.aef.API, token)
 	if err != nil {
 		b.t.Fatal(err)
