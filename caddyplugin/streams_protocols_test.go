@@ -54,6 +54,22 @@ func TestStreamsEndOverHTTP3(t *testing.T) {
 	}
 	b.settled(1)
 	b.wantOpen(otherAPI)
+
+	// A caller that does not read leaves the handler in a write.
+	id, token = b.minted()
+	request := b.request(b.ctx, "/location/flood", token)
+	request.URL.Scheme = "https"
+	response, err = transport.RoundTrip(request)
+	must(t, err)
+	defer response.Body.Close()
+	b.poll(func() bool { return b.backend.open.Load() == 2 })
+	b.revoke(id)
+	b.settled(1)
+	n, err := io.Copy(io.Discard, response.Body)
+	if err == nil {
+		t.Errorf("got a complete body of %d bytes; want an error", n)
+	}
+	b.wantOpen(otherAPI)
 }
 
 // webSocketOverH2 opens a WebSocket by an extended CONNECT (RFC 8441 4) on an

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -47,13 +48,21 @@ func (b *streamBed) revoke(invoker string) {
 const tries = 100
 
 // latest bounds how long a revoke may take to end a stream. It is for a machine
-// that does other things as well: what was measured is in docs/streams.md.
-const latest = time.Second
+// that does other things as well: what was measured is in docs/performance.md, and
+// CAPIF_LONG=1 holds the aim.
+const (
+	latest = time.Second
+	aim    = 100 * time.Millisecond
+)
 
 // TestStreamsEnd ends one stream of each kind after the other. The time counts
 // from when the trigger is sent, so it holds the way to the block, too.
 func TestStreamsEnd(t *testing.T) {
 	t.Parallel()
+	most := latest
+	if os.Getenv("CAPIF_LONG") == "1" {
+		most = aim
+	}
 	for _, kind := range streamKinds {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
@@ -90,8 +99,8 @@ func TestStreamsEnd(t *testing.T) {
 			slices.Sort(took)
 			p99 := took[(len(took)-1)*99/100]
 			t.Logf("%d streams ended, from the sending of the trigger: median %v, p99 %v, longest %v", len(took), took[len(took)/2], p99, took[len(took)-1])
-			if p99 > latest {
-				t.Errorf("got p99 %v; want at most %v", p99, latest)
+			if p99 > most {
+				t.Errorf("got p99 %v; want at most %v", p99, most)
 			}
 			b.wantMetric(b.aef, fmt.Sprintf("capif_streams_ended_total{reason=\"authorization_revoked\"} %d\n", tries))
 		})
