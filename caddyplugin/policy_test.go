@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/caddy-capif/aef/internal/adminapi"
+	"github.com/caddy-capif/aef/internal/alarm"
 	"github.com/caddy-capif/aef/internal/coretest"
 	"github.com/caddy-capif/aef/internal/revocation"
 	"github.com/caddy-capif/aef/internal/testbed"
@@ -204,6 +205,51 @@ func TestUnboundTriggers(t *testing.T) {
 	})
 }
 
+// TestPoliciesShareTheBudget: what a route has spent of automatic_triggers is gone
+// for policies, too. The call is refused all the same.
+func TestPoliciesShareTheBudget(t *testing.T) {
+	b := newPolicyBed(t, coretest.Options{}, "policy {\ntotal 1\nunbound_triggers\n}", func(a *testbed.AEF) {
+		a.GlobalExtra = "automatic_triggers 1"
+		a.SiteExtra = fmt.Sprintf("handle /probe {\n"+enforceLocation+"capif_trigger {\ncause UNEXPECTED_REASON\nwait\nunbound_triggers\n}\n}", "")
+	})
+	b.caddy = b.start(b.a)
+	one, two := b.caller("inv-1"), b.caller("inv-2")
+	two.want("/probe", http.StatusOK, "")
+	one.want("/location/1", http.StatusOK, "")
+	one.want("/location/1", http.StatusForbidden, "over-limit")
+	b.poll(func() bool { return strings.Contains(b.caddy.Log(), string(alarm.AutomaticTriggersSpent)) })
+	one.want("/location/1", http.StatusForbidden, "over-limit")
+	b.wantMetric(b.a, "capif_automatic_triggers_total{outcome=\"accepted\"} 1\n", "capif_automatic_triggers_total{outcome=\"budget_spent\"} 1\n", "capif_policy_exhausted 1\n")
+	if got := b.revocations("inv-1"); len(got) != 0 {
+		t.Errorf("got %+v; want no revocation beyond the budget", got)
+	}
+	if got := b.revocations("inv-2"); len(got) != 1 {
+		t.Errorf("got %+v; want the one within the budget", got)
+	}
+}
+
+// TestBorrowedIdentityUsesNothingUp: calls with a token in another's name neither
+// count nor revoke where the route is bound.
+func TestBorrowedIdentityUsesNothingUp(t *testing.T) {
+	b := newPolicyBed(t, coretest.Options{Dialect: "opencapif"}, "bind client_certificate\npolicy {\ntotal 3\n}", func(a *testbed.AEF) {
+		bound(a)
+		a.Profile, a.TokenKeys = "opencapif", "core_certificate"
+	})
+	b.caddy = b.start(b.a)
+	one, thief := b.caller("inv-1"), b.caller("inv-2")
+	borrowed, err := thief.TokenAs(b.ctx, "inv-1", coretest.ScopeOf(b.a.ID, testbed.APIName))
+	must(t, err)
+	thief.token = borrowed
+	for range 10 {
+		thief.want("/location/1", http.StatusUnauthorized, "token-not-bound")
+	}
+	if got := one.passes("/location/1", 3); got != 3 {
+		t.Errorf("got %d passed; want 3, nobody else's calls counted", got)
+	}
+	one.want("/location/1", http.StatusForbidden, "over-limit")
+	b.poll(func() bool { return len(b.revocations("inv-1")) == 1 })
+}
+
 // TestRateAndTime refuse and revoke nobody.
 func TestRateAndTime(t *testing.T) {
 	b := newPolicyBed(t, coretest.Options{}, "policy {\nper_second 1\ninvoker inv-2 {\ntime_range - 2020-01-01T00:00:00Z\n}\ninvoker inv-3\n}", nil)
@@ -318,6 +364,10 @@ func TestPolicyNeverRead(t *testing.T) {
 			one := b.caller("inv-1")
 			one.want("/location/1", want, "")
 			b.poll(func() bool { return strings.Contains(b.caddy.Log(), "policy_unread") })
+			b.wantMetric(b.a, "capif_policy_reads_total ", "capif_policy_reads_failed_total ")
+			if _, body, err := get2(b.bed, "http://"+b.a.Admin+"/metrics"); err != nil || strings.Contains(body, "\ncapif_policy_reads_failed_total 0\n") {
+				t.Errorf("got %v and no failed read counted; want one", err)
+			}
 			fault.Clear()
 			b.poll(func() bool { got, _ := one.at("/location/1"); return got == http.StatusOK })
 		})
@@ -346,6 +396,10 @@ func TestPolicyOfAMonitoringRoute(t *testing.T) {
 		t.Errorf("got %d passed; want 20", got)
 	}
 	b.poll(func() bool { return strings.Contains(b.caddy.Log(), `"over_limit"`) })
+	b.poll(func() bool { // noted beside the calls
+		_, body, err := get2(b.bed, "http://"+b.a.Admin+"/metrics")
+		return err == nil && strings.Contains(body, "\ncapif_policy_exhausted 1\n")
+	})
 	if got := b.revocations("inv-1"); len(got) != 0 {
 		t.Errorf("got %+v; want no revocation", got)
 	}
