@@ -136,6 +136,26 @@ func TestStreamsEndWhateverTheProxySays(t *testing.T) {
 	b.settled(0)
 }
 
+// TestStreamsEndBelowOtherHandlers: Caddy's own modules wrap the ResponseWriter and
+// unwrap it again. Only deadlines end a write that a caller over HTTP/2 blocks.
+func TestStreamsEndBelowOtherHandlers(t *testing.T) {
+	b := startStreams(t, &streamBackend{pause: streamPause}, "end_streams", func(a *testbed.AEF) {
+		const around = "encode gzip\n\tintercept {\n\t\t@none status 599\n\t\thandle_response @none {\n\t\t\trespond 500\n\t\t}\n\t}\n\t"
+		a.SiteExtra += "route /location/wrapped/* {\n\t" + around + streamRoute(a, "/location/wrapped/*", "end_streams", "reverse_proxy "+a.BackendAddress) + "}\n"
+	})
+	id, token := b.minted()
+	response, err := b.h2.Do(b.request(b.ctx, "/location/wrapped/flood", token))
+	must(t, err)
+	defer response.Body.Close()
+	b.poll(func() bool { return b.backend.open.Load() == 1 })
+	b.revoke(id)
+	b.settled(0)
+	n, err := io.Copy(io.Discard, response.Body)
+	if err == nil {
+		t.Errorf("got a complete body of %d bytes; want an error", n)
+	}
+}
+
 // TestStreamsOfACallThatTriggers: a call that has its own API invoker revoked is in
 // flight, too. It is ended, or within a grace answered.
 func TestStreamsOfACallThatTriggers(t *testing.T) {
