@@ -50,6 +50,24 @@ func (e *Enforce) provisionStreams(s *state) error {
 	return nil
 }
 
+// connKey is the key under which the context of a request has its connection.
+type connKey struct{}
+
+// knowConnections has the server of a route name the connection of each call: over
+// HTTP/1.x it is closed to end one. It must be called while the route is provisioned.
+func knowConnections(ctx context.Context) {
+	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok {
+		return
+	}
+	server.RegisterConnContext(func(ctx context.Context, c net.Conn) context.Context {
+		if ctx.Value(connKey{}) != nil { // another route of the server was first
+			return ctx
+		}
+		return context.WithValue(ctx, connKey{}, c)
+	})
+}
+
 // openStream registers a call that was allowed, so that it can be ended. A deny
 // that came since the decision changes the decision.
 //
@@ -58,7 +76,7 @@ func (e *Enforce) provisionStreams(s *state) error {
 func (e *Enforce) openStream(w http.ResponseWriter, r *http.Request, d *enforce.Decision) *streams.Stream {
 	call := streams.Call{Judge: e.decider, Entry: d.Entry, Grace: time.Duration(e.EndStreams.Grace)}
 	if r.ProtoMajor == 1 {
-		call.Conn, _ = r.Context().Value(caddyhttp.ConnCtxKey).(net.Conn)
+		call.Conn, _ = r.Context().Value(connKey{}).(net.Conn)
 	}
 	stream, request, reason := e.streams.Open(w, r, call)
 	if stream == nil {

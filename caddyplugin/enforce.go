@@ -181,6 +181,9 @@ func (e *Enforce) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("capif_enforce: %w", err)
 	}
+	if e.streams != nil {
+		knowConnections(ctx)
+	}
 	e.failOpen = e.OnError == onErrorAllow
 	if e.failOpen {
 		e.log.Warn("route fails open: calls that cannot be decided are passed on", zap.String("api_name", r.APIName), zap.Strings("api_ids", r.APIIDs))
