@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 )
 
 // Subjects, as the tables name them.
@@ -115,6 +116,7 @@ func (w *world) arrange(g map[string]*gateway, core *coreCaller) []*scenario {
 				"its process to reload, so its CPU could not be read in the same way: not measured.",
 			tokens: w.config.tokens, subjects: reloaded},
 	}
+	list = slices.DeleteFunc(list, func(s *scenario) bool { return !slices.Contains(w.config.scenarios, s.key) })
 	for _, s := range list {
 		s.samples = map[string][]sample{}
 	}

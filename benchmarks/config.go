@@ -13,6 +13,7 @@ import (
 // config is what the flags say.
 type config struct {
 	parts         []string
+	scenarios     []string
 	rounds        int
 	scaleRounds   int
 	duration      time.Duration
@@ -32,14 +33,18 @@ type config struct {
 	decisions int
 }
 
-var allParts = []string{"compare", "scale", "latency"}
+var (
+	allParts     = []string{"compare", "scale", "latency"}
+	allScenarios = []string{"fixed", "rotation", "claims", "revokes", "reload"}
+)
 
 func parseFlags(args []string, output io.Writer) (config, error) {
 	c := config{routes: []int{100, 1000}, decisions: 200_000}
-	var parts string
+	var parts, scenarios string
 	flags := flag.NewFlagSet("benchmarks", flag.ContinueOnError)
 	flags.SetOutput(output)
 	flags.StringVar(&parts, "parts", strings.Join(allParts, ","), "what to measure")
+	flags.StringVar(&scenarios, "scenarios", strings.Join(allScenarios, ","), "what the part compare measures")
 	flags.IntVar(&c.rounds, "rounds", 15, "rounds of the comparison; each measures every subject once, in random order")
 	flags.IntVar(&c.scaleRounds, "scale-rounds", 5, "rounds of the part scale")
 	flags.DurationVar(&c.duration, "duration", 1500*time.Millisecond, "saturating load of one measurement")
@@ -61,7 +66,7 @@ func parseFlags(args []string, output io.Writer) (config, error) {
 	if flags.NArg() > 0 {
 		return c, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
-	c.parts = strings.Split(parts, ",")
+	c.parts, c.scenarios = strings.Split(parts, ","), strings.Split(scenarios, ",")
 	return c, c.check()
 }
 
@@ -69,6 +74,11 @@ func (c *config) check() error {
 	for _, part := range c.parts {
 		if !slices.Contains(allParts, part) {
 			return fmt.Errorf("unknown part %q: give some of %s", part, strings.Join(allParts, ","))
+		}
+	}
+	for _, scenario := range c.scenarios {
+		if !slices.Contains(allScenarios, scenario) {
+			return fmt.Errorf("unknown scenario %q: give some of %s", scenario, strings.Join(allScenarios, ","))
 		}
 	}
 	if c.algorithm != "RS256" && c.algorithm != "ES256" {
