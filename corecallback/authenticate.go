@@ -20,6 +20,7 @@ const maxIntermediates = 8
 type authenticator struct {
 	identities []Identity
 	roots      *x509.CertPool
+	chains     chains
 }
 
 // check returns a reason, fit for a log line, if state does not show the core.
@@ -43,11 +44,15 @@ func (a *authenticator) check(state *tls.ConnectionState) string {
 	if len(state.PeerCertificates)-1 > maxIntermediates {
 		return fmt.Sprintf("the certificate comes with more than %d others", maxIntermediates)
 	}
+	key := keyOf(state.PeerCertificates)
+	if a.chains.known(key, time.Now()) {
+		return ""
+	}
 	intermediates := x509.NewCertPool()
 	for _, cert := range state.PeerCertificates[1:] {
 		intermediates.AddCert(cert)
 	}
-	_, err := leaf.Verify(x509.VerifyOptions{
+	found, err := leaf.Verify(x509.VerifyOptions{
 		Roots:         a.roots,
 		Intermediates: intermediates,
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
@@ -55,6 +60,7 @@ func (a *authenticator) check(state *tls.ConnectionState) string {
 	if err != nil {
 		return chainReason(err)
 	}
+	a.chains.learn(key, found)
 	return ""
 }
 

@@ -219,7 +219,7 @@ func TestResumedSession(t *testing.T) {
 	if got := post(); got != http.StatusOK || !s.resumed {
 		t.Fatalf("second: got %d, resumed %v; want 200, resumed", got, s.resumed)
 	}
-	s.handler.core.roots = newAuthority(t, "new CA", nil).pool()
+	s.handler.core = authenticator{identities: s.handler.core.identities, roots: newAuthority(t, "new CA", nil).pool()}
 	if got := post(); got != http.StatusForbidden || !s.resumed {
 		t.Errorf("after the CA changed: got %d, resumed %v; want 403, resumed", got, s.resumed)
 	}
