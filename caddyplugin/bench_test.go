@@ -90,7 +90,7 @@ func newBench(tb testing.TB) *bench {
 	}
 	return &bench{key: key, ledger: st.ledger, policy: st.policy, streams: st.streams, handler: &Enforce{
 		app:     new(App),
-		decider: decider, answers: newAnswers("aef-1"), counters: st.metrics.forRoute("location"), decided: st.metrics.timings.decide, traced: &st.traced, log: zap.NewNop(), sampled: zap.NewNop(),
+		decider: decider, answers: newAnswers("aef-1"), figures: st.metrics.forRoute("location"), traced: &st.traced, log: zap.NewNop(), sampled: zap.NewNop(),
 	}}
 }
 
@@ -228,7 +228,7 @@ func TestHandlerAllocations(t *testing.T) {
 // BenchmarkCount counts calls in one counter, alone and from all cores: what the
 // calls of a route share.
 func BenchmarkCount(b *testing.B) {
-	counter := newBench(b).handler.counters[enforce.Allowed]
+	counter := newBench(b).handler.figures.decisions[enforce.Allowed]
 	b.Run("serial", func(b *testing.B) {
 		for b.Loop() {
 			counter.Inc()

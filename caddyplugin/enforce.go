@@ -10,7 +10,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -100,9 +99,8 @@ type Enforce struct {
 	gate     *policy.Gate      // nil without a policy
 	streams  *streams.Registry // nil unless calls in flight are ended
 	answers  *answers
-	counters []prometheus.Counter
-	decided  prometheus.Histogram // what the deny cache did not answer
-	traced   *atomic.Bool         // calls come with spans
+	figures  figures
+	traced   *atomic.Bool // calls come with spans
 	log      *zap.Logger
 	sampled  *zap.Logger // for what is refused, or would be: many calls, few lines
 }
@@ -195,7 +193,7 @@ func (e *Enforce) Provision(ctx caddy.Context) error {
 	if label == "" {
 		label = r.PlainScope
 	}
-	e.counters, e.decided = app.state.metrics.forRoute(label), app.state.metrics.timings.decide
+	e.figures = app.state.metrics.forRoute(label)
 	e.traced = &app.state.traced
 	e.answers = newAnswers(r.AEFID)
 	e.app = app
@@ -218,8 +216,10 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	now := time.Now()
 	if reason == enforce.Undecided {
 		decision = e.decider.Decide(r.Context(), raw, now)
-		if !decision.Cached {
-			since(e.decided, now)
+		if decision.Cached {
+			e.figures.hits.Inc()
+		} else {
+			since(e.figures.decide, now)
 		}
 	}
 	undecided := enforce.Undecided // why the call was not decided and passes all the same
@@ -239,7 +239,7 @@ func (e *Enforce) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		undecided = enforce.Undecided
 	}
 	counted := max(decision.Reason, undecided) // Allowed is the least of them
-	e.counters[counted].Inc()
+	e.figures.decisions[counted].Inc()
 	decision.End(decision.Reason == enforce.Allowed || e.Mode == modeMonitor)
 	e.annotate(r, counted, &decision)
 	e.tellTriggers(r, &decision)

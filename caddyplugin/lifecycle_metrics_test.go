@@ -35,7 +35,8 @@ func TestMetricsOverReloads(t *testing.T) {
 	if kept["capif_revocation_decided_seconds_count"] == 0 {
 		t.Error("got no revocation in capif_revocation_decided_seconds; want those decided")
 	}
-	allowed, revoked, told := l.metric(seriesAllowed), l.metric(seriesRevoked), l.metric(messages)
+	const cached = `capif_deny_cache_hits_total{api_name="location"}`
+	allowed, revoked, told, hits := l.metric(seriesAllowed), l.metric(seriesRevoked), l.metric(messages), l.metric(cached)
 	if allowed == 0 || revoked == 0 || told == 0 {
 		t.Fatalf("got %v, %v, %v; want all above 0", allowed, revoked, told)
 	}
@@ -47,6 +48,9 @@ func TestMetricsOverReloads(t *testing.T) {
 	}
 	for series, want := range map[string]float64{seriesAllowed: allowed + 10, seriesRevoked: revoked + 10, messages: told + 10} {
 		l.counted(series, want, lost)
+	}
+	if got := l.metric(cached); got < hits+10 {
+		t.Errorf("%s: got %v; want at least 10 more than %v", cached, got, hits)
 	}
 	for series, want := range kept {
 		if got := l.metric(series); got != want && !strings.Contains(series, `origin="core"`) { // l.tell is the core

@@ -192,7 +192,7 @@ func (x *handlers) configure() (*configuration, error) {
 	}
 	app.held = true
 	app.addRoute(route{aefID: linAEF, apiName: linName, apiIDs: []string{linAPI}, mode: modeEnforce, require: true})
-	e := &Enforce{app: app, answers: newAnswers(linAEF), counters: app.state.metrics.forRoute(linName), decided: app.state.metrics.timings.decide, traced: &app.state.traced, log: log.zap, sampled: log.zap}
+	e := &Enforce{app: app, answers: newAnswers(linAEF), figures: app.state.metrics.forRoute(linName), traced: &app.state.traced, log: log.zap, sampled: log.zap}
 	e.decider, err = enforce.NewDecider(enforce.Route{AEFID: linAEF, APIName: linName, APIIDs: []string{linAPI}}, x.verifier, app.state.ledger, app.state.cache)
 	if err != nil {
 		return nil, err

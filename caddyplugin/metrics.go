@@ -19,6 +19,7 @@ import (
 type metrics struct {
 	state       *state
 	decisions   *prometheus.CounterVec
+	hits        *prometheus.CounterVec
 	messages    *prometheus.CounterVec
 	timings     *timings
 	revocations *revocations
@@ -84,6 +85,10 @@ func newMetrics(s *state) *metrics {
 			Name: "capif_decisions_total",
 			Help: "Calls decided, by API name of the route and reason.",
 		}, []string{"api_name", "reason"}),
+		hits: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "capif_deny_cache_hits_total",
+			Help: "Calls that the deny cache answered, by API name of the route.",
+		}, []string{"api_name"}),
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "capif_core_messages_total",
 			Help: "Messages that capif_callback received, by how they ended.",
@@ -175,7 +180,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return slices.Concat([]prometheus.Collector{m.decisions, m.messages}, m.timings.collectors(), m.revocations.collectors())
+	return slices.Concat([]prometheus.Collector{m.decisions, m.hits, m.messages}, m.timings.collectors(), m.revocations.collectors())
 }
 
 func truth(b bool) float64 {
@@ -185,15 +190,23 @@ func truth(b bool) float64 {
 	return 0
 }
 
-// forRoute returns the counters of a route by reason, resolved once so that
-// counting a call is one atomic add.
-func (m *metrics) forRoute(apiName string) []prometheus.Counter {
+// figures are those of a route, resolved once: counting is one atomic add.
+type figures struct {
+	decisions []prometheus.Counter // by reason
+	hits      prometheus.Counter   // what the deny cache answered
+	decide    prometheus.Histogram // what it did not answer
+}
+
+func (m *metrics) forRoute(apiName string) figures {
 	reasons := enforce.Reasons()
-	counters := make([]prometheus.Counter, int(reasons[len(reasons)-1])+1)
-	for _, reason := range reasons {
-		counters[reason] = m.decisions.WithLabelValues(apiName, reason.String())
+	f := figures{
+		decisions: make([]prometheus.Counter, int(reasons[len(reasons)-1])+1),
+		hits:      m.hits.WithLabelValues(apiName), decide: m.timings.decide,
 	}
-	return counters
+	for _, reason := range reasons {
+		f.decisions[reason] = m.decisions.WithLabelValues(apiName, reason.String())
+	}
+	return f
 }
 
 func (m *metrics) countMessage(o corecallback.Outcome) {
