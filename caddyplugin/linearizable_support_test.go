@@ -80,8 +80,8 @@ func (listingCore) Context(context.Context, string) (coreclient.Context, error) 
 	return coreclient.Context{Entries: []coreclient.Entry{{AEFID: linAEF, APIID: linAPI}}}, nil
 }
 
-func (listingCore) Revoke(context.Context, coreclient.RevokeRequest) error {
-	return &coreclient.Error{Op: "revoke", Status: http.StatusServiceUnavailable}
+func (listingCore) Revoke(context.Context, coreclient.RevokeRequest) (int, error) {
+	return 0, &coreclient.Error{Op: "revoke", Status: http.StatusServiceUnavailable}
 }
 
 func newHandlers(t *testing.T, signatures bool) *handlers {

@@ -64,26 +64,27 @@ type securityNotification struct {
 }
 
 // Revoke sends the request (POST …/trustedInvokers/{apiInvokerId}/delete, TS 29.222 8.5.2.3.4.2) with one
-// apiId, since cores mishandle several. Any 2xx is nil, and proves nothing: read the context back. Every
-// error is an *Error; where its class is Unknown the core may have done it all the same.
-func (c *Core) Revoke(ctx context.Context, r RevokeRequest) error {
+// apiId, since cores mishandle several. Any 2xx is a success, returned as the core gave it, and proves
+// nothing: read the context back. Every error is an *Error; where its class is Unknown the core may have
+// done it all the same.
+func (c *Core) Revoke(ctx context.Context, r RevokeRequest) (int, error) {
 	if err := errors.Join(checkID("API invoker", r.Invoker), checkID("API", r.APIID)); err != nil {
-		return invalid(opRevoke, err)
+		return 0, invalid(opRevoke, err)
 	}
 	scope, err := c.EffectiveScope(r.AEFID, r.AllAEFs)
 	if err != nil {
-		return invalid(opRevoke, err)
+		return 0, invalid(opRevoke, err)
 	}
 	msg := securityNotification{APIInvokerID: r.Invoker, APIIDs: []string{r.APIID}, Cause: c.profile.cause(r.Cause)}
 	if scope == ScopeThisAEF {
 		if err := checkID("AEF", r.AEFID); err != nil {
-			return invalid(opRevoke, err)
+			return 0, invalid(opRevoke, err)
 		}
 		msg.AEFID = r.AEFID
 	}
 	body, err := json.Marshal(msg)
 	if err != nil {
-		return invalid(opRevoke, err)
+		return 0, invalid(opRevoke, err)
 	}
 	a, err := c.exchange(ctx, request{
 		op:     opRevoke,
@@ -92,12 +93,12 @@ func (c *Core) Revoke(ctx context.Context, r RevokeRequest) error {
 		body:   body,
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if a.status/100 != 2 {
-		return a.failure(opRevoke)
+		return 0, a.failure(opRevoke)
 	}
-	return nil
+	return a.status, nil
 }
 
 // resource is the URL of an individual trusted API invoker, or of a custom operation on it.

@@ -165,7 +165,7 @@ func TestRevoke(t *testing.T) {
 			var got seen
 			s := newSite(t, record(&got, reply(204, "", "")))
 			s.settings.Profile = tt.profile
-			if err := s.core(t).Revoke(t.Context(), tt.r); err != nil {
+			if _, err := s.core(t).Revoke(t.Context(), tt.r); err != nil {
 				t.Fatal(err)
 			}
 			if got.body != tt.want {
@@ -185,16 +185,21 @@ func TestRevoke(t *testing.T) {
 }
 
 func TestRevokeAcceptsEvery2xx(t *testing.T) {
-	for _, h := range []http.HandlerFunc{
-		reply(200, "text/html", "<html>"),
-		reply(202, "", ""),
-		func(w http.ResponseWriter, _ *http.Request) { // breaks off: the status had come
+	for name, test := range map[string]struct {
+		core   http.HandlerFunc
+		status int
+	}{
+		"200 with a page": {reply(200, "text/html", "<html>"), 200},
+		"202":             {reply(202, "", ""), 202},
+		"204":             {reply(204, "", ""), 204},
+		"breaks off": {func(w http.ResponseWriter, _ *http.Request) { // the status had come
 			w.Header().Set("Content-Length", "9")
 			w.WriteHeader(200)
-		},
+		}, 200},
 	} {
-		if err := newSite(t, h).core(t).Revoke(t.Context(), RevokeRequest{Invoker: "i", AEFID: "a", APIID: "b"}); err != nil {
-			t.Errorf("got %v; want nil", err)
+		status, err := newSite(t, test.core).core(t).Revoke(t.Context(), RevokeRequest{Invoker: "i", AEFID: "a", APIID: "b"})
+		if err != nil || status != test.status {
+			t.Errorf("%s: got %d, %v; want %d", name, status, err, test.status)
 		}
 	}
 }
@@ -207,7 +212,7 @@ func TestRequestsThatAreNotSent(t *testing.T) {
 	s.settings.Profile = "opencapif"
 	opencapif := s.core(t)
 	revoke := func(c *Core, r RevokeRequest) func() error {
-		return func() error { return c.Revoke(t.Context(), r) }
+		return func() error { return revokeError(t.Context(), c, r) }
 	}
 	read := func(id string) func() error {
 		return func() error { _, err := strict.Context(t.Context(), id); return err }
@@ -260,7 +265,7 @@ func TestStatusDecides(t *testing.T) {
 	for want, statuses := range classes {
 		for _, status = range statuses {
 			for body = range bodies {
-				e := asError(t, c.Revoke(t.Context(), RevokeRequest{Invoker: "i", AEFID: "a", APIID: "b"}))
+				e := asError(t, revokeError(t.Context(), c, RevokeRequest{Invoker: "i", AEFID: "a", APIID: "b"}))
 				_, err := c.Context(t.Context(), "i")
 				e2 := asError(t, err)
 				if e.Status != status || e.Class() != want || e2.Status != status || e2.Class() != want {
@@ -302,7 +307,7 @@ func TestNoAnswer(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(c.Close)
-			e := asError(t, c.Revoke(t.Context(), RevokeRequest{Invoker: "i", AEFID: "a", APIID: "b"}))
+			e := asError(t, revokeError(t.Context(), c, RevokeRequest{Invoker: "i", AEFID: "a", APIID: "b"}))
 			if e.Status != 0 || e.Class() != Unknown || !errors.Is(e, tt.want) || !strings.Contains(e.Error(), tt.text) {
 				t.Errorf("got %v (status %d, %v); want no status, unknown, %v", e, e.Status, e.Class(), tt.want)
 			}

@@ -32,7 +32,7 @@ func TestRedirectIsFollowed(t *testing.T) {
 		target.Path, target.User = "/elsewhere/inv-1/delete", url.UserPassword("a", "b")
 		s.Config.Handler = redirect(status, fixed(target.String()))
 		s.settings.RedirectHosts = []string{target.Host}
-		if err := s.core(t).Revoke(t.Context(), RevokeRequest{Invoker: "inv-1", AEFID: "a", APIID: "b"}); err != nil {
+		if _, err := s.core(t).Revoke(t.Context(), RevokeRequest{Invoker: "inv-1", AEFID: "a", APIID: "b"}); err != nil {
 			t.Fatal(err)
 		}
 		if got.method != http.MethodPost || got.uri != "/elsewhere/inv-1/delete" || !strings.Contains(got.body, `"apiIds":["b"]`) {
@@ -98,7 +98,7 @@ func TestRedirectIsRefused(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s.Config.Handler = redirect(tt.status, tt.to)
-			e := asError(t, c.Revoke(t.Context(), RevokeRequest{Invoker: "i", AEFID: "a", APIID: "b"}))
+			e := asError(t, revokeError(t.Context(), c, RevokeRequest{Invoker: "i", AEFID: "a", APIID: "b"}))
 			if e.Class() != Unknown || e.Status != tt.status || !strings.Contains(e.Error(), tt.want) {
 				t.Errorf("got %v (status %d, %v); want status %d, unknown, %q", e, e.Status, e.Class(), tt.status, tt.want)
 			}

@@ -67,7 +67,7 @@ func TestUnknownCA(t *testing.T) {
 	writeFile(t, s.settings.TrustedCAFiles[0], newAuthority(t, "another CA").pem)
 	c := s.core(t)
 	revoke := func() error {
-		return c.Revoke(t.Context(), RevokeRequest{Invoker: "i", AEFID: "a", APIID: "b"})
+		return revokeError(t.Context(), c, RevokeRequest{Invoker: "i", AEFID: "a", APIID: "b"})
 	}
 	e := asError(t, revoke())
 	if e.Status != 0 || e.Class() != Unknown || !strings.Contains(e.Error(), "check trusted_ca") {
@@ -83,7 +83,7 @@ func TestUnknownCA(t *testing.T) {
 func TestWithoutClientCertificate(t *testing.T) {
 	s := newSite(t, reply(204, "", ""))
 	s.settings.CertFile, s.settings.KeyFile = "", ""
-	e := asError(t, s.core(t).Revoke(t.Context(), RevokeRequest{Invoker: "i", AEFID: "a", APIID: "b"}))
+	e := asError(t, revokeError(t.Context(), s.core(t), RevokeRequest{Invoker: "i", AEFID: "a", APIID: "b"}))
 	if e.Status != 0 || e.Class() != Unknown {
 		t.Errorf("got %v; want a handshake that fails, unknown", e)
 	}
@@ -102,7 +102,7 @@ func TestCertificateOfAnotherCAIsShown(t *testing.T) {
 		peer = r.TLS.PeerCertificates[0].Subject.CommonName
 		w.WriteHeader(403)
 	})
-	e := asError(t, s.core(t).Revoke(t.Context(), RevokeRequest{Invoker: "i", AEFID: "a", APIID: "b"}))
+	e := asError(t, revokeError(t.Context(), s.core(t), RevokeRequest{Invoker: "i", AEFID: "a", APIID: "b"}))
 	if e.Class() != Refused || peer != "stranger" {
 		t.Errorf("got %v, certificate of %q; want a refusal that saw the stranger", e, peer)
 	}

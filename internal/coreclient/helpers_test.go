@@ -1,6 +1,7 @@
 package coreclient
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -165,6 +166,12 @@ func reply(status int, contentType, body string, headers ...string) http.Handler
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, body)
 	}
+}
+
+// revokeError is Revoke where the status does not matter.
+func revokeError(ctx context.Context, c *Core, r RevokeRequest) error {
+	_, err := c.Revoke(ctx, r)
+	return err
 }
 
 func asError(t testing.TB, err error) *Error {

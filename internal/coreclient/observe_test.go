@@ -54,7 +54,7 @@ func TestObserveEveryOperation(t *testing.T) {
 	s.settings.Observe = func(o Observation) { got = append(got, o.Operation) }
 	c := s.core(t)
 	_, _ = c.Context(t.Context(), "inv-1")
-	_ = c.Revoke(t.Context(), RevokeRequest{Invoker: "inv-1", AEFID: "a", APIID: "b"})
+	_, _ = c.Revoke(t.Context(), RevokeRequest{Invoker: "inv-1", AEFID: "a", APIID: "b"})
 	_, _ = c.Subscribe(t.Context(), "a", Subscription{Events: []string{"X"}, Destination: "https://a.example/"})
 	_ = c.Renew(t.Context(), "a", "b", Subscription{Events: []string{"X"}, Destination: "https://a.example/"})
 	_, _ = c.Unsubscribe(t.Context(), "a", "b")

@@ -195,16 +195,16 @@ func (x *exchange) cannotAsk() error {
 // send asks for each API in a request of its own: the one form that is exact
 // and can be repeated with every core that is known.
 func (x *exchange) send(apis []string) error {
-	accepted, notFound := 0, (*coreclient.Error)(nil)
+	accepted, status, notFound := 0, 0, (*coreclient.Error)(nil)
 	for _, api := range apis {
 		if !x.outbox.ledger.IsPending(x.r.Sequence) {
 			return errLifted
 		}
-		err := x.settings.Core.Revoke(x.ctx, coreclient.RevokeRequest{
+		answered, err := x.settings.Core.Revoke(x.ctx, coreclient.RevokeRequest{
 			Invoker: x.r.InvokerID, AEFID: x.r.AEFID, APIID: api, Cause: x.r.Cause, AllAEFs: x.r.AllAEFs,
 		})
 		if err == nil {
-			accepted++
+			accepted, status = accepted+1, answered
 			continue
 		}
 		e := asCoreError("revoke", err)
@@ -221,12 +221,12 @@ func (x *exchange) send(apis []string) error {
 	if x.rejected != nil {
 		return nil
 	}
-	return x.recordSent(accepted, notFound)
+	return x.recordSent(accepted, status, notFound)
 }
 
-// recordSent notes what the core answered to the requests: none of them left
-// anything to revoke, as the core has it.
-func (x *exchange) recordSent(accepted int, notFound *coreclient.Error) error {
+// recordSent notes what the core answered to the requests, the last status of those
+// that it accepted: none of them left anything to revoke, as the core has it.
+func (x *exchange) recordSent(accepted, status int, notFound *coreclient.Error) error {
 	p := revocation.Progress{Confirmed: true}
 	if notFound != nil {
 		p.Answer = answerOf(notFound)
@@ -241,7 +241,7 @@ func (x *exchange) recordSent(accepted int, notFound *coreclient.Error) error {
 		}
 	}
 	p.Answer = &revocation.Answer{
-		At: time.Now().UTC(), Operation: "revoke", Status: 204, Detail: fmt.Sprintf("%d requests accepted", accepted),
+		At: time.Now().UTC(), Operation: "revoke", Status: status, Detail: fmt.Sprintf("%d requests accepted", accepted),
 	}
 	return x.record(p)
 }

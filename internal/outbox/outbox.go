@@ -18,7 +18,7 @@ import (
 // *coreclient.Core is one. Every call MUST end with its context.
 type Core interface {
 	Context(ctx context.Context, invoker string) (coreclient.Context, error)
-	Revoke(ctx context.Context, r coreclient.RevokeRequest) error
+	Revoke(ctx context.Context, r coreclient.RevokeRequest) (int, error)
 }
 
 // Ledger is where revocations are durable; *revocation.Ledger is one.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -42,7 +43,7 @@ func (c *core) Context(context.Context, string) (coreclient.Context, error) {
 	return answer.(coreclient.Context), nil
 }
 
-func (c *core) Revoke(ctx context.Context, r coreclient.RevokeRequest) error {
+func (c *core) Revoke(ctx context.Context, r coreclient.RevokeRequest) (int, error) {
 	c.mu.Lock()
 	n := len(c.sent)
 	c.sent = append(c.sent, r)
@@ -52,13 +53,17 @@ func (c *core) Revoke(ctx context.Context, r coreclient.RevokeRequest) error {
 		select {
 		case <-c.release:
 		case <-ctx.Done():
-			return &coreclient.Error{Op: "revoke", Err: ctx.Err()}
+			return 0, &coreclient.Error{Op: "revoke", Err: ctx.Err()}
 		}
 	}
 	if len(c.revokes) == 0 {
-		return nil
+		return http.StatusAccepted, nil
 	}
-	return c.revokes[min(n, len(c.revokes)-1)]
+	err := c.revokes[min(n, len(c.revokes)-1)]
+	if err != nil {
+		return 0, err
+	}
+	return http.StatusAccepted, nil
 }
 
 func (c *core) requests() []coreclient.RevokeRequest {
@@ -203,10 +208,10 @@ func TestAnswersAreTheCores(t *testing.T) {
 		all     bool
 		want    []int
 	}{
-		{"2xx", []any{listed("api-1"), listed()}, nil, false, []int{204, 200}},
+		{"2xx", []any{listed("api-1"), listed()}, nil, false, []int{202, 200}},
 		{"404 to the revoke", []any{listed("api-1"), listed()}, []error{status(404, true)}, false, []int{404, 200}},
 		{"404 to both", []any{listed("api-1"), status(404, true)}, []error{status(404, true)}, false, []int{404, 404}},
-		{"404 to one of two", []any{listed("api-1", "api-2"), listed()}, []error{status(404, true), nil}, true, []int{404, 204, 200}},
+		{"404 to one of two", []any{listed("api-1", "api-2"), listed()}, []error{status(404, true), nil}, true, []int{404, 202, 200}},
 		{"never listed", []any{listed()}, nil, false, []int{200}},
 		{"400", []any{listed("api-1")}, []error{status(400, true)}, false, []int{400}},
 	} {

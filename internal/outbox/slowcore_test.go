@@ -3,6 +3,7 @@ package outbox
 import (
 	"context"
 	"log/slog"
+	"net/http"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -79,7 +80,7 @@ func (c *slowCore) Context(ctx context.Context, invoker string) (coreclient.Cont
 	return listed(c.contexts[invoker]...), nil
 }
 
-func (c *slowCore) Revoke(ctx context.Context, r coreclient.RevokeRequest) error {
+func (c *slowCore) Revoke(ctx context.Context, r coreclient.RevokeRequest) (int, error) {
 	executed, err := c.enter(ctx, call{op: "revoke", invoker: r.Invoker, api: r.APIID})
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -92,7 +93,7 @@ func (c *slowCore) Revoke(ctx context.Context, r coreclient.RevokeRequest) error
 		}
 		c.contexts[r.Invoker] = left
 	}
-	return err
+	return http.StatusNoContent, err
 }
 
 // lists says which APIs the context of an invoker lists.
