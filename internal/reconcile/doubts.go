@@ -16,6 +16,7 @@ import (
 type doubts struct {
 	mu     sync.Mutex
 	routes map[string]Query
+	raised bool // there were some since the last forget, settled or not
 }
 
 // add takes a doubt in and raises its alarm. Both are one step, as in settle and
@@ -27,6 +28,7 @@ func (d *doubts) add(q Query, raise func()) {
 		d.routes = make(map[string]Query)
 	}
 	d.routes[q.AEF+"\x00"+strings.Join(q.APIs, "\x00")] = q
+	d.raised = true
 	raise()
 }
 
@@ -49,15 +51,18 @@ func (d *doubts) settle(c *revocation.Context, end func()) {
 	}
 }
 
-// forget ends every doubt, and reports whether there was one.
+// forget ends every doubt, and reports whether there were any since the last time,
+// also such as were settled.
 func (d *doubts) forget(end func()) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.routes) == 0 {
+	if !d.raised {
 		return false
 	}
-	d.routes = nil
-	end()
+	if len(d.routes) > 0 {
+		end()
+	}
+	d.routes, d.raised = nil, false
 	return true
 }
 

@@ -301,6 +301,20 @@ func TestLikelyWrongAPIIDIsReportedOnce(t *testing.T) {
 			}
 		})
 	})
+	t.Run("anew after a change of settings, also where it was settled", func(t *testing.T) {
+		inWorld(t, func(w *world) {
+			another := coreclient.Entry{AEFID: aef, APIID: "another"}
+			w.core.set("a", another)
+			w.core.set("b", entry)
+			w.wantCall("a", enforce.NotInContext)
+			w.wantCall("b", enforce.Allowed) // its context settles the doubt
+			w.r.Apply(&w.s)
+			w.wantCall("a", enforce.NotInContext)
+			if got := w.raised(alarm.LikelyWrongAPIID); got != 1 {
+				t.Errorf("alarms after a reload: got %d; want 1", got)
+			}
+		})
+	})
 	t.Run("not where it was listed before", func(t *testing.T) {
 		inWorld(t, func(w *world) {
 			w.core.set("a", entry, coreclient.Entry{AEFID: aef, APIID: "another"})
