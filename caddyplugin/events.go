@@ -79,13 +79,19 @@ func (f *feed) poked() <-chan struct{} {
 	return f.told
 }
 
+// emitter is Caddy's events app.
+type emitter interface {
+	ShouldEmit(event string) bool
+	Emit(ctx caddy.Context, event string, data map[string]any) caddy.Event
+}
+
 // notifier emits the events of one configuration, in one goroutine, so that no
 // request and no write of the ledger waits for who handles them.
 type notifier struct {
 	ctx     caddy.Context // whose module is the app: the origin of the events
-	events  *caddyevents.App
+	events  emitter
 	started chan struct{} // closed when all apps have started
-	done    chan struct{} // closed at the end of run; nil before start
+	done    chan struct{} // closed at the end of run, at once where nobody listens; nil before start
 	once    sync.Once
 }
 
@@ -99,8 +105,9 @@ func newNotifier(ctx caddy.Context) (*notifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("loading the events app: %w", err)
 	}
-	n := &notifier{ctx: ctx, events: value.(*caddyevents.App), started: make(chan struct{})}
-	return n, n.events.On("started", n)
+	app := value.(*caddyevents.App)
+	n := &notifier{ctx: ctx, events: app, started: make(chan struct{})}
+	return n, app.On("started", n)
 }
 
 // Handle implements caddyevents.Handler.
@@ -141,8 +148,9 @@ func (n *notifier) run(ctx context.Context, s *state) {
 	}
 	defer func() { <-f.turn }()
 	if !slices.ContainsFunc(allEvents, n.events.ShouldEmit) {
-		f.unheard = true // and no change costs a read of the audit
-		<-ctx.Done()
+		// No change costs a read of the audit. The turn is given back, since this
+		// configuration may live on for long while calls drain after a reload.
+		f.unheard = true
 		return
 	}
 	if f.unheard {
@@ -266,4 +274,7 @@ func dataOf(a *revocation.Audit) map[string]any {
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
-var _ caddyevents.Handler = (*notifier)(nil)
+var (
+	_ caddyevents.Handler = (*notifier)(nil)
+	_ emitter             = (*caddyevents.App)(nil)
+)
