@@ -129,6 +129,31 @@ func TestAuditIsBounded(t *testing.T) {
 	}
 }
 
+// TestPruningIsTakenBack: records that a failed change deleted come back, and nobody
+// is told that they are missing.
+func TestPruningIsTakenBack(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *Ledger, d *disk) {
+		l.SetRetention(Retention{Records: 3})
+		for i := range 5 {
+			mustDeny(t, l, Deny{Invoker: fmt.Sprint(i)})
+		}
+		want, before, err := l.AuditsAfter(0)
+		if err != nil || len(want) != 3 || before == 0 {
+			t.Fatalf("got %d records, pruned to %d, %v; want 3 of 5", len(want), before, err)
+		}
+		d.set(works, lands)
+		err = l.Note(t.Context(), ActionReconcile, "", Who{})
+		if !errors.Is(err, ErrNotDurable) {
+			t.Fatalf("got %v; want %v", err, ErrNotDurable)
+		}
+		time.Sleep(2 * recoverInterval)
+		got, pruned, err := l.AuditsAfter(0)
+		if err != nil || l.Failing() || len(got) != 3 || got[0].Sequence != want[0].Sequence || pruned != before {
+			t.Errorf("got %d records, pruned to %d, %v, failing %v; want the 3 of before, pruned to %d", len(got), pruned, err, l.Failing(), before)
+		}
+	})
+}
+
 func TestAuditEndsWithItsAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := openLedger(t, ledgerPath(t), Options{})

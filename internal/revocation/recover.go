@@ -112,7 +112,12 @@ func (l *Ledger) undoOp() *op {
 				t.delete(step.bucket, step.key)
 			}
 		}
-		return nil
+		if t.broken != nil {
+			return nil
+		}
+		_, c, err = readMeta(t.tx)
+		t.pruned = c.Pruned // what it deleted from the audit is back
+		return err
 	}}
 }
 
