@@ -137,7 +137,7 @@ func auditCommand() *cobra.Command {
 Lists the audit, newest first: each revoke, lift, reconcile and accept with who
 asked and why, each decision of the core on a revocation, each claim that the core
 set or lifted by itself, and each change of a security context that lets calls pass
-or refuses them (core_context; at most 100 a minute, the others as one). Actions: ` + actionWords() + `.`,
+or refuses them (core_context; at most 300 an hour, the others counted). Actions: ` + actionWords() + `.`,
 		Example: "  caddy capif audit --invoker inv-1\n  caddy capif audit --action lift --all --json",
 		Args:    cobra.NoArgs,
 	}

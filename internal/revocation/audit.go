@@ -30,8 +30,8 @@ const (
 	ActionCoreLift Action = "core_lift"
 	// ActionCoreContext is a context of the core that newly lists, or no longer
 	// lists, what decides calls here. One that is read for the first time leaves
-	// no record, nor does what a claim denies anyway. At most 100 in a minute have
-	// a record; the others are counted in one.
+	// no record, nor does what a claim denies anyway. At most 300 in an hour have
+	// a record; the others are counted, in one for each minute.
 	ActionCoreContext Action = "core_context"
 	// ActionExpire is the end of token claims whose tokens expired.
 	ActionExpire Action = "expire"

@@ -1,10 +1,13 @@
 package revocation
 
+import "time"
+
 // Changes of contexts by which no claim is lifted get at most so many audit records
-// a minute: a core that changes very many must not push out of the audit what people
-// did. The others of that minute are counted in one record.
+// an hour: a core that changes very many, even for days, must not push out of the
+// audit what people did. The others are counted, in one record for each minute.
 const (
-	maxContextRecords = 100
+	maxContextRecords = 300
+	contextPeriod     = time.Hour
 	// MaxAuditEntries bounds the entries of each kind in one record.
 	MaxAuditEntries = 20
 )
@@ -37,7 +40,9 @@ func (t *txn) noteContext(c *Context, lifted int) {
 // tellContexts ends a minute: it records how many changes of contexts have no record
 // of their own.
 func (l *Ledger) tellContexts() {
-	l.contextRecords = 0
+	if l.now().Sub(l.contextsSince) >= contextPeriod {
+		l.contextRecords, l.contextsSince = 0, l.now()
+	}
 	if l.contextsUntold == 0 || l.failed.Load() {
 		return
 	}

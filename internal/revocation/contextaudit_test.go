@@ -66,16 +66,20 @@ func TestManyChangedContextsAreCounted(t *testing.T) {
 			}
 		}
 		change(0, maxContextRecords+7)
-		want("in the minute", maxContextRecords, 1)
+		want("in the hour", maxContextRecords, 1)
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		want("after it", maxContextRecords+1, 7)
-		change(200, 203)
-		want("in a later one", maxContextRecords+4, 1)
-		change(300, 300+maxContextRecords)
-		want("again too many", 2*maxContextRecords+1, 1)
+		change(1000, 1003)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		want("in the same hour", maxContextRecords+2, 3)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		change(2000, 2000+maxContextRecords+3)
+		want("in a later one", 2*maxContextRecords+2, 1)
 		l = reopen(t, l)
-		want("after the end", 2*maxContextRecords+2, 3)
+		want("after the end", 2*maxContextRecords+3, 3)
 	})
 }
 

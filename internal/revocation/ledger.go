@@ -112,9 +112,10 @@ type Ledger struct {
 	undoOf      uint64 // the batch that undo takes back, 0 for none
 	lastTry     time.Time
 	requestsTo  []byte // how far the last sweep looked at names of triggers
-	// contextRecords and contextsUntold count the changes of contexts of this
-	// minute, recorded and not.
+	// contextRecords are the changes of contexts that were recorded since
+	// contextsSince, contextsUntold those of this minute that were not.
 	contextRecords, contextsUntold int
+	contextsSince                  time.Time
 
 	// commit is how a transaction is made durable; tests replace it to fail.
 	commit func(*bolt.Tx) error

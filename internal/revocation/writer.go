@@ -84,6 +84,7 @@ func (l *Ledger) write() {
 	defer retry.Stop()
 	sweep := time.NewTicker(sweepInterval)
 	defer sweep.Stop()
+	l.contextsSince = l.now()
 	for {
 		select {
 		case o := <-l.ops:
