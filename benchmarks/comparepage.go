@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -82,11 +83,16 @@ func (s *scenario) happened() string {
 	var b strings.Builder
 	for _, subject := range s.subjects {
 		events, refused, failed, reconnects, seconds := 0, 0, 0, 0, 0.0
+		var failure error
 		for _, one := range s.samples[subject.name] {
 			events, refused, failed, reconnects, seconds = events+one.Events, refused+one.Refused, failed+one.Failed, reconnects+one.Reconnects, seconds+one.Seconds
+			failure = cmp.Or(failure, one.Failure)
 		}
 		if failed > 0 || reconnects > 0 {
 			fmt.Fprintf(&b, " %s: %d calls failed, %d found their connection closed.", upper(subject.name), failed, reconnects)
+			if failure != nil {
+				fmt.Fprintf(&b, " The first that failed: %.200q.", failure)
+			}
 		}
 		if events > 0 {
 			fmt.Fprintf(&b, " %s: %d %ss, %.1f a second, and %d refused.", upper(subject.name), events, strings.TrimSuffix(s.key, "s"), float64(events)/seconds, refused)

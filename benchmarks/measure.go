@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -22,6 +23,8 @@ type sample struct {
 	// Failed are calls that were not answered 200, Reconnects those that found
 	// their connection closed.
 	Failed, Reconnects int
+	// Failure says what the first of Failed was, nil without one.
+	Failure error
 	// Events are the revokes or reloads that were carried out meanwhile,
 	// Refused those that were not.
 	Events, Refused int
@@ -99,7 +102,7 @@ func (w *world) loads(g *gateway, run func(time.Duration, float64) (load.Result,
 		P50:       1e3 * stats.Quantile(paced.Latencies, 0.5),
 		P99:       1e3 * stats.Quantile(paced.Latencies, 0.99),
 		RSS:       float64(rss) / 1e6,
-		Failed:    full.Failed + paced.Failed, Reconnects: full.Reconnects + paced.Reconnects,
+		Failed:    full.Failed + paced.Failed, Failure: cmp.Or(full.FirstFailure, paced.FirstFailure), Reconnects: full.Reconnects + paced.Reconnects,
 	}, nil
 }
 
