@@ -190,6 +190,7 @@ func (a *App) notInContext(ctx context.Context, asked *adminapi.LiftRequest) ([]
 		return nil, nil
 	}
 	var missing, unknown []adminapi.Pair
+	patience := 3 // over all pairs
 	for _, r := range a.allRoutes() {
 		if !r.require || (asked.AEFID != "" && asked.AEFID != r.aefID) {
 			continue
@@ -199,9 +200,11 @@ func (a *App) notInContext(ctx context.Context, asked *adminapi.LiftRequest) ([]
 			if (!asked.AllAPIs && !slices.Contains(asked.APIIDs, api)) || slices.Contains(missing, pair) || slices.Contains(unknown, pair) {
 				continue
 			}
-			answer := a.state.context.Check(ctx, reconcile.Query{
-				Invoker: asked.APIInvokerID, AEF: r.aefID, APIs: []string{api}, Require: true,
-			})
+			query := reconcile.Query{Invoker: asked.APIInvokerID, AEF: r.aefID, APIs: []string{api}, Require: true}
+			answer := a.state.context.Check(ctx, query)
+			for ; answer.Late && patience > 0; patience-- { // an operator can wait longer than a call
+				answer = a.state.context.Check(ctx, query)
+			}
 			switch {
 			case answer.Listed:
 			case answer.Known:

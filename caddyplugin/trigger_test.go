@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-capif/aef/internal/adminapi"
 	"github.com/caddy-capif/aef/internal/coretest"
+	"github.com/caddy-capif/aef/internal/reconcile"
 	"github.com/caddy-capif/aef/internal/revocation"
 	"github.com/caddy-capif/aef/internal/testbed"
 )
@@ -359,6 +360,27 @@ func testAllAPIs(b *adminBed) {
 		b.t.Errorf("lift of one API: got %+v; want the pair not in the context", lifted.NotInContext)
 	}
 	b.want(b.aef, "/location/1", token, http.StatusForbidden)
+}
+
+// TestLiftWaitsForASlowCore: an operator is told what the context lists now, although
+// a call would not have waited for it.
+func TestLiftWaitsForASlowCore(t *testing.T) {
+	b := newAdminBed(t, nil)
+	token := b.granted("inv-slow")
+	b.want(b.aef, "/location/1", token, http.StatusOK)
+	b.trigger(b.caddy, revokeRequest("inv-slow"), http.StatusOK)
+	lift := adminapi.LiftRequest{APIInvokerID: "inv-slow", APIIDs: []string{testbed.APIID}}
+	if got := b.lift(lift); len(got.Lifted) != 1 || len(got.NotInContext) != 1 {
+		t.Fatalf("got %+v; want one lifted that the context does not list", got)
+	}
+	core := b.scene.Core
+	core.Inject(coretest.Fault{Operations: []string{coretest.OpGetContext}, InvokerID: "inv-slow", Delay: 3 * reconcile.DefaultWait / 2})
+	must(t, core.Authorize("inv-slow", "", coretest.Entry("aef-a", testbed.APIID)))
+	if got := b.lift(lift); len(got.NotInContext)+len(got.ContextUnknown) != 0 {
+		t.Errorf("got %+v; want nothing missing", got)
+	}
+	core.ClearFaults()
+	b.want(b.aef, "/location/1", token, http.StatusOK)
 }
 
 // testWithoutHold: the calls pass until the core has decided.

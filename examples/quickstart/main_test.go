@@ -88,6 +88,7 @@ func (q *quickstart) until(text string) {
 			return
 		}
 		if err != nil {
+			q.wait() // it writes its errors last
 			q.t.Fatalf("output: got %q, %v, %s; want a line with %q", q.stdout.String(), err, q.stderr.String(), text)
 		}
 	}

@@ -41,6 +41,9 @@ type ContextAnswer struct {
 	// Waited says that a read was waited for: what was looked up before may
 	// be old.
 	Waited bool
+	// Late says that the read that was waited for brought nothing: the answer
+	// is what was known before.
+	Late bool
 	// Seen is to be given the time, in Unix seconds, of later calls.
 	Seen *atomic.Int64
 	// ReadAt is when the read began that the answer rests on, in Unix

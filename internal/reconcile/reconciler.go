@@ -264,7 +264,7 @@ func (r *Reconciler) Check(ctx context.Context, q Query) Answer {
 	answer.Waited = true
 	if err != nil {
 		r.stats.late.Add(1)
-		answer.Settled = false
+		answer.Settled, answer.Late = false, true
 	}
 	return answer
 }
