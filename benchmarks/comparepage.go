@@ -107,10 +107,10 @@ func (s *scenario) happened() string {
 // added is how much CPU a subject takes in a second beyond what bare Caddy takes for
 // as many calls, in µs: the mean of the rounds.
 func (s *scenario) added(name string) float64 {
+	bare := stats.Average(column(s.samples[bareA], cpu.of), column(s.samples[bareB], cpu.of))
 	total := 0.0
 	for i, one := range s.samples[name] {
-		bare := (s.samples[bareA][i].CPU + s.samples[bareB][i].CPU) / 2
-		total += (one.CPU - bare) * one.PerSecond
+		total += (one.CPU - bare[i]) * one.PerSecond
 	}
 	return total / float64(len(s.samples[name]))
 }
