@@ -135,7 +135,7 @@ func (r *Reconciler) ask(s *Settings, rec *record, pace pacer) (revocation.Conte
 	}
 	// Disbelieved, and yet a sign that the core has lost its data.
 	rec.mu.Lock()
-	kind := r.compare(s, rec, &absent)
+	kind := kindOf(r.compare(s, rec, &absent))
 	rec.mu.Unlock()
 	r.mass.disbelieve(s, r.alarms, rec.invoker, begun, kind)
 	return revocation.Context{}, fmt.Errorf("404, which no other context supports: %w", err)
@@ -221,7 +221,8 @@ func (r *Reconciler) apply(s *Settings, rec *record, f *flight, word revocation.
 	if rec.removed || f.begun < rec.begun {
 		return
 	}
-	kind := r.compare(s, rec, &word)
+	found := r.compare(s, rec, &word)
+	kind := kindOf(found)
 	free := rec.free != 0
 	if f.begun >= rec.free {
 		rec.free = 0 // one begun before the acceptance does not use it up
@@ -235,9 +236,7 @@ func (r *Reconciler) apply(s *Settings, rec *record, f *flight, word revocation.
 	}
 	rec.pending = noChange
 	told := word
-	if kind != noChange {
-		told.Change = r.changeOf(s, rec, &word)
-	}
+	told.Change = found
 	changed := !rec.known || rec.context.Found != word.Found || !slices.Equal(rec.context.Entries, word.Entries)
 	word.Gone = goneAfter(&rec.context, &word)
 	told.Gone = word.Gone
@@ -256,40 +255,39 @@ func (r *Reconciler) apply(s *Settings, rec *record, f *flight, word revocation.
 	}
 }
 
-// compare says what a word would change for calls here. What a claim denies
-// anyway changes nothing.
-func (r *Reconciler) compare(s *Settings, rec *record, word *revocation.Context) change {
+// compare says what a word would change for calls here, nil for nothing. What a
+// claim denies anyway changes nothing.
+func (r *Reconciler) compare(s *Settings, rec *record, word *revocation.Context) *revocation.ContextChange {
 	if !rec.known {
-		return noChange
+		return nil
 	}
-	hosted := s.Hosted()
-	kind := noChange
-	for _, pair := range []struct {
-		from, to *revocation.Context
-		kind     change
-	}{{&rec.context, word, newlyRefused}, {word, &rec.context, newlyListed}} {
-		if slices.ContainsFunc(pair.from.Entries, func(e revocation.ContextEntry) bool {
-			return !covered(pair.to, e) && r.matters(rec.invoker, e, hosted)
-		}) {
-			kind |= pair.kind
-		}
-	}
-	return kind
-}
-
-// changeOf is what compare found, for the audit.
-func (r *Reconciler) changeOf(s *Settings, rec *record, word *revocation.Context) *revocation.ContextChange {
 	hosted := s.Hosted()
 	only := func(from, to *revocation.Context) []revocation.ContextEntry {
 		var list []revocation.ContextEntry
 		for _, e := range from.Entries {
-			if len(list) < revocation.MaxAuditEntries && !covered(to, e) && r.matters(rec.invoker, e, hosted) {
+			if !covered(to, e) && r.matters(rec.invoker, e, hosted) {
 				list = append(list, e)
 			}
 		}
 		return list
 	}
-	return &revocation.ContextChange{Listed: only(word, &rec.context), Unlisted: only(&rec.context, word)}
+	c := &revocation.ContextChange{Listed: only(word, &rec.context), Unlisted: only(&rec.context, word)}
+	if kindOf(c) == noChange {
+		return nil
+	}
+	return c
+}
+
+// kindOf is what the mass-change stop counts of a change.
+func kindOf(c *revocation.ContextChange) change {
+	kind := noChange
+	if c != nil && len(c.Unlisted) > 0 {
+		kind |= newlyRefused
+	}
+	if c != nil && len(c.Listed) > 0 {
+		kind |= newlyListed
+	}
+	return kind
 }
 
 // covered says whether a context lists all that an entry covers.

@@ -8,8 +8,8 @@ import "time"
 const (
 	maxContextRecords = 300
 	contextPeriod     = time.Hour
-	// MaxAuditEntries bounds the entries of each kind in one record.
-	MaxAuditEntries = 20
+	// maxAuditEntries bounds the entries of each kind in one record.
+	maxAuditEntries = 20
 )
 
 // noteContext writes the one record of what a context changed, and of the claims
@@ -17,8 +17,8 @@ const (
 func (t *txn) noteContext(c *Context, lifted int) {
 	record := Audit{Action: ActionCoreLift, By: byCore, Invoker: c.Invoker, Claims: lifted}
 	if c.Change != nil {
-		record.Listed = c.Change.Listed[:min(len(c.Change.Listed), MaxAuditEntries)]
-		record.Unlisted = c.Change.Unlisted[:min(len(c.Change.Unlisted), MaxAuditEntries)]
+		record.Listed = c.Change.Listed[:min(len(c.Change.Listed), maxAuditEntries)]
+		record.Unlisted = c.Change.Unlisted[:min(len(c.Change.Unlisted), maxAuditEntries)]
 		record.Contexts = 1
 	}
 	if lifted > 0 {

@@ -22,7 +22,7 @@ func applyChange(t *testing.T, l *Ledger, c Context) {
 // context.
 func TestChangedContextIsAudited(t *testing.T) {
 	l := openLedger(t, ledgerPath(t), Options{})
-	entries := make([]ContextEntry, MaxAuditEntries+5)
+	entries := make([]ContextEntry, maxAuditEntries+5)
 	for i := range entries {
 		entries[i] = ContextEntry{AEF: "a", API: fmt.Sprint(i)}
 	}
@@ -43,8 +43,8 @@ func TestChangedContextIsAudited(t *testing.T) {
 	if !slices.Equal(got[0].Listed, entries[:1]) || got[0].Unlisted != nil {
 		t.Errorf("got %v and %v; want the first one listed", got[0].Listed, got[0].Unlisted)
 	}
-	if !slices.Equal(got[1].Unlisted, entries[:MaxAuditEntries]) || got[1].Listed != nil {
-		t.Errorf("got %v and %v; want the first %d no longer listed", got[1].Unlisted, got[1].Listed, MaxAuditEntries)
+	if !slices.Equal(got[1].Unlisted, entries[:maxAuditEntries]) || got[1].Listed != nil {
+		t.Errorf("got %v and %v; want the first %d no longer listed", got[1].Unlisted, got[1].Listed, maxAuditEntries)
 	}
 }
 
