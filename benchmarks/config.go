@@ -28,13 +28,15 @@ type config struct {
 	algorithm     string
 	docs          string
 	long          bool
+	turns         int
+	turn          time.Duration
 	// The test makes these smaller.
 	routes    []int
 	decisions int
 }
 
 var (
-	allParts     = []string{"compare", "scale", "latency"}
+	allParts     = []string{"compare", "within", "scale", "latency"}
 	allScenarios = []string{"fixed", "rotation", "claims", "revokes", "reload"}
 )
 
@@ -56,6 +58,8 @@ func parseFlags(args []string, output io.Writer) (config, error) {
 	flags.Float64Var(&c.revokes, "revokes", 1000, "revokes a second that arrive")
 	flags.IntVar(&c.latencyCalls, "latency-calls", 6000, "revokes of the part latency, one after the other")
 	flags.DurationVar(&c.readsDuration, "reads-duration", 16*time.Second, "how long reads towards the core are counted in the part scale")
+	flags.IntVar(&c.turns, "turns", 400, "turns of the part within; each measures every pair once")
+	flags.DurationVar(&c.turn, "turn", 200*time.Millisecond, "saturating load on each way in a turn of the part within")
 	flags.StringVar(&c.algorithm, "algorithm", "RS256", "signature of the tokens: RS256 or ES256")
 	flags.StringVar(&c.docs, "docs", "../docs", "folder whose performance.md and scale.md are rewritten; empty: print only")
 	flags.BoolVar(&c.long, "long", false, "the part scale goes to 10 million claims (about 2 minutes and 4 GB of disk more)")
@@ -84,8 +88,8 @@ func (c *config) check() error {
 	if c.algorithm != "RS256" && c.algorithm != "ES256" {
 		return fmt.Errorf("algorithm %q: give RS256 or ES256", c.algorithm)
 	}
-	if min(c.rounds, c.scaleRounds, c.connections, c.tokens, c.claims, c.latencyCalls) < 1 || min(c.rate, c.revokes) <= 0 ||
-		min(c.duration, c.paced, c.readsDuration) <= 0 {
+	if min(c.rounds, c.scaleRounds, c.connections, c.tokens, c.claims, c.latencyCalls, c.turns) < 1 || min(c.rate, c.revokes) <= 0 ||
+		min(c.duration, c.paced, c.readsDuration, c.turn) <= 0 {
 		return errors.New("rounds, durations, rates and counts must be positive")
 	}
 	return nil

@@ -33,6 +33,8 @@ type gateway struct {
 
 	// Of an HAProxy with a deny map.
 	socket, denyMap string
+	// plain is where an HAProxy that verifies proxies without that.
+	plain string
 }
 
 // variant says how a Caddy differs from the plain one.
@@ -46,6 +48,8 @@ type variant struct {
 	// reconcile is how often contexts are read again. Default: 1h, so that no
 	// such read falls into a measurement.
 	reconcile string
+	// extra are further lines of the site with the service API.
+	extra string
 }
 
 // bareTemplate has what the scene's Caddyfile has, without the plugin.
@@ -118,7 +122,7 @@ func (w *world) startCapif(ctx context.Context, name string, v variant) (*gatewa
 	}
 	a.GlobalExtra = "reconcile " + v.reconcile
 	const enforce = "capif_enforce {\napi_id more%[1]d\napi_name more%[1]d\n}\n"
-	a.SiteExtra = moreRoutes(v.routes, enforce, a.BackendAddress)
+	a.SiteExtra = v.extra + moreRoutes(v.routes, enforce, a.BackendAddress)
 	g := &gateway{name: name, address: a.API, admin: a.Admin, callback: "https://" + a.Callback}
 	g.caddyfile, err = a.Caddyfile()
 	if err != nil {

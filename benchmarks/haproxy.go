@@ -32,6 +32,9 @@ defaults
 frontend api
 	bind %[3]s
 %[4]s	default_backend service
+frontend plain
+	bind %[6]s
+	default_backend service
 backend service
 	server api %[5]s
 `
@@ -56,12 +59,16 @@ func (w *world) startHAProxy(ctx context.Context, name string, verify bool, deni
 	if err != nil {
 		return nil, err
 	}
+	plain, err := testbed.FreeAddress()
+	if err != nil {
+		return nil, err
+	}
 	dir := filepath.Join(w.dir, name)
 	err = os.MkdirAll(dir, 0o700)
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{name: name, address: address, socket: filepath.Join(dir, "socket"), denyMap: filepath.Join(dir, "deny.map")}
+	g := &gateway{name: name, address: address, plain: plain, socket: filepath.Join(dir, "socket"), denyMap: filepath.Join(dir, "deny.map")}
 	rules := ""
 	if verify {
 		rules = fmt.Sprintf(haproxyVerify, w.config.algorithm, w.keyFile, g.denyMap)
@@ -75,7 +82,7 @@ func (w *world) startHAProxy(ctx context.Context, name string, verify bool, deni
 		return nil, err
 	}
 	file := filepath.Join(dir, "haproxy.cfg")
-	text := fmt.Sprintf(haproxyTemplate, runtime.GOMAXPROCS(0), g.socket, address, rules, w.scene.Backend.Listener.Addr())
+	text := fmt.Sprintf(haproxyTemplate, runtime.GOMAXPROCS(0), g.socket, address, rules, w.scene.Backend.Listener.Addr(), plain)
 	err = os.WriteFile(file, []byte(text), 0o600)
 	if err != nil {
 		return nil, err

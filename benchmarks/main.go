@@ -115,6 +115,20 @@ func (w *world) parts(ctx context.Context, head string, stdout io.Writer) error 
 			return err
 		}
 	}
+	if w.config.has("within") {
+		pairs, err := w.within(ctx)
+		if err != nil {
+			return err
+		}
+		text, err := w.withinPage(pairs, head)
+		if err != nil {
+			return err
+		}
+		err = publish("performance.md", "within", text)
+		if err != nil {
+			return err
+		}
+	}
 	if w.config.has("latency") {
 		all, err := w.latency(ctx)
 		if err != nil {

@@ -19,7 +19,9 @@
 //
 // # Memory
 //
-// It holds at most so many tokens as it was made for. Entries whose time is over
+// It holds at most so many tokens as it was made for. Before ristretto stands a table
+// of pointers to the entries that were asked for of late, 8 to 16 bytes for each
+// token that it was made for, also after a resize. Entries whose time is over
 // leave as new ones come: each Put takes out a few of them, so no hit looks at
 // a clock of ristretto's and no goroutine sweeps. Where nothing new comes, old
 // entries stay, within the bound. One whose key is forgotten (at most twice the
@@ -152,6 +154,7 @@ type Stats struct {
 // Cache is a bounded set of entries. It is safe for concurrent use.
 type Cache struct {
 	store *ristretto.Cache[uint64, *Entry]
+	front *front
 	seed  maphash.Seed
 	count *counters
 	ends  ends
@@ -169,7 +172,7 @@ func New(tokens int64) (*Cache, error) {
 	if tokens < 0 {
 		return nil, fmt.Errorf("deny cache: %d tokens; give a number of at least 1", tokens)
 	}
-	count := &counters{}
+	count, front, seed := &counters{}, newFront(tokens), maphash.MakeSeed()
 	store, err := ristretto.NewCache(&ristretto.Config[uint64, *Entry]{
 		NumCounters:        10 * tokens,
 		MaxCost:            tokens,
@@ -177,11 +180,16 @@ func New(tokens int64) (*Cache, error) {
 		IgnoreInternalCost: true,
 		OnEvict:            func(*ristretto.Item[*Entry]) { count.evicted.Add(1) },
 		OnReject:           func(*ristretto.Item[*Entry]) { count.rejected.Add(1) },
+		OnExit: func(e *Entry) { // it must not hold the Cache, whose end closes the store
+			if e != nil {
+				front.forget(keyOf(seed, e.Token, &e.Route), e)
+			}
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("deny cache: %w", err)
 	}
-	c := &Cache{store: store, seed: maphash.MakeSeed(), count: count, ends: ends{since: time.Now()}}
+	c := &Cache{store: store, front: front, seed: seed, count: count, ends: ends{since: time.Now()}}
 	runtime.AddCleanup(c, func(store *ristretto.Cache[uint64, *Entry]) { store.Close() }, store)
 	return c, nil
 }
@@ -201,12 +209,22 @@ func (c *Cache) Resize(tokens int64) {
 // key set comes by value: a pointer to one on the stack of the caller would
 // cost an allocation for each call.
 func (c *Cache) Get(token string, route *ID, keySet ID) *Entry {
-	e, ok := c.store.Get(c.key(token, route))
-	runtime.KeepAlive(c) // its cleanup closes the store
-	if !ok || e == nil || !e.Is(token, route, &keySet) {
-		return nil
+	key := keyOf(c.seed, token, route)
+	near := c.front.slot(key).Load()
+	hit := near != nil && near.Is(token, route, &keySet)
+	if hit && !askAll() {
+		return near
 	}
-	return e
+	e, ok := c.store.Get(key)
+	runtime.KeepAlive(c) // its cleanup closes the store
+	if ok && e != nil && e.Is(token, route, &keySet) {
+		c.front.keep(key, e)
+		return e
+	}
+	if hit { // it left ristretto while it was put in
+		c.front.forget(key, near)
+	}
+	return nil
 }
 
 // Put offers an entry that is of use for ttl, and takes out a few of those
@@ -215,7 +233,7 @@ func (c *Cache) Put(e *Entry, ttl time.Duration) {
 	if ttl <= 0 {
 		return
 	}
-	key := c.key(e.Token, &e.Route)
+	key := keyOf(c.seed, e.Token, &e.Route)
 	over := c.ends.note(key, ttl, 2*c.store.MaxCost())
 	for _, k := range over {
 		if k != 0 {
@@ -241,12 +259,12 @@ func (c *Cache) Stats() Stats {
 // signature.
 const hashed = 32
 
-// key is made of the token's end. Only verified tokens are put in, and nobody
+// keyOf is made of the token's end. Only verified tokens are put in, and nobody
 // but the core can make two of them whose signatures end alike, so they spread
 // as the whole tokens would. A forged token with the end of another one finds
 // the other's entry and is not equal to it: that is a miss, and a miss changes
 // nothing in the cache. The seed keeps others from aiming at a shard.
-func (c *Cache) key(token string, route *ID) uint64 {
-	h := maphash.String(c.seed, token[max(0, len(token)-hashed):])
+func keyOf(seed maphash.Seed, token string, route *ID) uint64 {
+	h := maphash.String(seed, token[max(0, len(token)-hashed):])
 	return h ^ binary.LittleEndian.Uint64(route[:8])
 }

@@ -106,7 +106,7 @@ func TestGetTakesNoOtherEntryForIt(t *testing.T) {
 	}
 	// A token in the slot of another: as if the hashes were equal.
 	stranger := entry("stranger", 1, 2)
-	if !c.store.Set(c.key(e.Token, &e.Route), stranger, 1) {
+	if !c.store.Set(keyOf(c.seed, e.Token, &e.Route), stranger, 1) {
 		t.Fatal("got the update refused; want it in")
 	}
 	if got := get(c, e); got != nil {

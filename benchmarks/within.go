@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+
+	"github.com/caddy-capif/aef/benchmarks/load"
+	"github.com/caddy-capif/aef/benchmarks/report"
+	"github.com/caddy-capif/aef/benchmarks/stats"
+)
+
+// Two processes of one program differ by more than a cached verdict costs, so the
+// part within compares two ways through the same process: one with the check of
+// the token and one without it, in turns of a fraction of a second.
+
+// openPath takes the way without the check through a Caddy with the plugin. It is
+// as long as the path of the calls that are checked.
+const openPath = "/openpath/1"
+
+// pair is a process with both ways.
+type pair struct {
+	what    string
+	tokens  int
+	process *gateway
+	// plain and checked are where its calls go.
+	plain, checked way
+	// Plain and Checked are the CPU of each call in µs, turn by turn.
+	Plain, Checked []float64
+}
+
+type way struct {
+	address  string
+	requests [][]byte
+	next     int // is the request that the next turn begins with
+}
+
+// within measures every pair so often as the flags say, in an order of chance.
+func (w *world) within(ctx context.Context) ([]*pair, error) {
+	pairs, err := w.startPairs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer w.stopGateways()
+	order := rand.New(rand.NewPCG(5, 6)) //nolint:gosec // an order of chance that a second run repeats
+	for turn := range w.config.turns {
+		if turn%100 == 0 {
+			w.log("within, turn %d of %d", turn+1, w.config.turns)
+		}
+		for _, i := range order.Perm(len(pairs)) {
+			err := w.turn(ctx, pairs[i], order.IntN(2) == 0)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", pairs[i].what, err)
+			}
+		}
+	}
+	return pairs, nil
+}
+
+func (w *world) startPairs(ctx context.Context) ([]*pair, error) {
+	w.log("starting Caddy and HAProxy with both ways")
+	open := fmt.Sprintf("handle %s* {\nreverse_proxy %s\n}\n", strings.TrimSuffix(openPath, "1"), w.scene.Backend.Listener.Addr())
+	caddy, err := w.startCapif(ctx, "capif-within", variant{extra: open})
+	if err != nil {
+		return nil, err
+	}
+	processes := []*gateway{caddy}
+	if w.haproxy != "" {
+		haproxy, err := w.startHAProxy(ctx, "haproxy-within", true, 0)
+		if err != nil {
+			return nil, err
+		}
+		processes = append(processes, haproxy)
+	}
+	var pairs []*pair
+	for _, g := range processes {
+		err := w.warm(ctx, g, w.requests(w.config.tokens, "/location/1"))
+		if err != nil {
+			return nil, err
+		}
+		what, address, path := withPlugin, g.address, openPath
+		if g.plain != "" {
+			what, address, path = haproxyJWT, g.plain, "/location/1"
+		}
+		for _, tokens := range []int{1, w.config.tokens} {
+			pairs = append(pairs, &pair{
+				what: what, tokens: tokens, process: g,
+				plain:   way{address: address, requests: w.requests(tokens, path)},
+				checked: way{address: g.address, requests: w.requests(tokens, "/location/1")},
+			})
+		}
+	}
+	return pairs, nil
+}
+
+// turn measures both ways of a pair once.
+func (w *world) turn(ctx context.Context, p *pair, plainFirst bool) error {
+	ways := []struct {
+		*way
+		to *[]float64
+	}{{&p.checked, &p.Checked}, {&p.plain, &p.Plain}}
+	if plainFirst {
+		ways[0], ways[1] = ways[1], ways[0]
+	}
+	for _, to := range ways {
+		before, err := p.process.process.CPU()
+		if err != nil {
+			return err
+		}
+		r, err := load.Run(ctx, load.Options{
+			Address: to.address, Connections: w.config.connections, Duration: w.config.turn, Requests: to.requests, First: to.next,
+		})
+		if err != nil {
+			return err
+		}
+		after, err := p.process.process.CPU()
+		switch {
+		case err != nil:
+			return err
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case r.Failed > 0 || r.Served == 0:
+			return fmt.Errorf("%d calls failed, %d were served: %w", r.Failed, r.Served, r.FirstFailure)
+		}
+		to.next = (to.next + r.Served) % len(to.requests)
+		*to.to = append(*to.to, float64((after-before).Nanoseconds())/1e3/float64(r.Served))
+	}
+	return nil
+}
+
+// withinPage is the section of docs/performance.md.
+func (w *world) withinPage(pairs []*pair, head string) (string, error) {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n\n", head)
+	fmt.Fprintf(&b, "Two processes of one program differ by more than a cached verdict costs, so here both ways lead through the "+
+		"same process: one with the check of the token, one without it, in %d turns of %s each, in an order of chance, with "+
+		"saturating load over %d connections, the same requests on both ways. Tokens: %s. CPU is user and system time of the process over its calls; the bounds are "+
+		"those of the 95 %% confidence interval of the mean over the turns.\n\n", w.config.turns, w.config.turn, w.config.connections, w.config.algorithm)
+	var rows [][]string
+	added := map[string]stats.Estimate{}
+	for _, p := range pairs {
+		e, err := stats.Difference(p.Checked, p.Plain)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", p.what, err)
+		}
+		added[fmt.Sprint(p.what, p.tokens)] = e
+		tenth := ""
+		if theirs, ok := added[fmt.Sprint(haproxyJWT, p.tokens)]; ok {
+			ours := added[fmt.Sprint(withPlugin, p.tokens)]
+			tenth = fmt.Sprintf("the plugin adds %.3f of it: %s", ours.Value/theirs.Value, verdict(ours.Value <= theirs.Value/10, ours.High <= theirs.Low/10))
+		}
+		rows = append(rows, []string{
+			p.what, thousands(p.tokens), fmt.Sprintf("%.1f µs", stats.Mean(p.Plain).Value), fmt.Sprintf("%.1f µs", stats.Mean(p.Checked).Value), bounded(e), tenth,
+		})
+	}
+	b.WriteString(report.Table([]string{"process", "tokens", "without the check", "with it", "added", "aim: at most a tenth"}, rows))
+	if w.haproxy == "" {
+		b.WriteString("\nHAProxy was not installed on this machine: not measured.\n")
+	}
+	return b.String(), nil
+}

@@ -1,0 +1,50 @@
+package denycache
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// held counts the entries in front that ristretto no longer has.
+func held(c *Cache) int {
+	n := 0
+	for i := range c.front.slots {
+		e := c.front.slots[i].Load()
+		if e == nil {
+			continue
+		}
+		if got, _ := c.store.Get(keyOf(c.seed, e.Token, &e.Route)); got != e {
+			n++
+		}
+	}
+	return n
+}
+
+func TestWhatLeavesRistrettoLeavesTheFront(t *testing.T) {
+	c := newCache(t, 16)
+	for i := range 1000 {
+		e := entry(fmt.Sprintf("token %028d", i), 1, 1)
+		c.Put(e, time.Hour)
+		c.store.Wait()
+		get(c, e)
+	}
+	c.store.Wait()
+	if n := held(c); n != 0 {
+		t.Errorf("got %d entries in front that ristretto gave up; want none", n)
+	}
+}
+
+func TestFrontGivesOutNoEntryOfAnotherKeySet(t *testing.T) {
+	c := newCache(t, 16)
+	e := entry("token", 1, 1)
+	put(t, c, e)
+	for range 100 {
+		if got := c.Get(e.Token, &e.Route, ID{2}); got != nil {
+			t.Fatalf("got %v; want nil: the key set is another", got)
+		}
+		if got := get(c, e); got != e {
+			t.Fatalf("got %v; want the entry", got)
+		}
+	}
+}
