@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -256,4 +257,17 @@ func drawCompare(scenarios []*scenario, docs string) error {
 		chart.Groups = append(chart.Groups, s.key)
 	}
 	return chart.Save(filepath.Join(docs, "images", "performance.svg"))
+}
+
+// comparePart measures and draws the part compare.
+func (w *world) comparePart(ctx context.Context, head string) (string, error) {
+	scenarios, err := w.compare(ctx)
+	if err != nil {
+		return "", err
+	}
+	text, err := w.comparePage(scenarios, head)
+	if err != nil || w.config.docs == "" {
+		return text, err
+	}
+	return text, drawCompare(scenarios, w.config.docs)
 }

@@ -129,3 +129,12 @@ func (w *world) latencyPage(all []*latencies, head string) (string, error) {
 	b.WriteString("\nA single revoke waits for two syncs, for that is how bbolt commits; revokes that arrive together share them.\n")
 	return b.String(), nil
 }
+
+// latencyPart measures the part latency.
+func (w *world) latencyPart(ctx context.Context, head string) (string, error) {
+	found, err := w.latency(ctx)
+	if err != nil {
+		return "", err
+	}
+	return w.latencyPage(found, head)
+}

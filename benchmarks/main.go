@@ -95,64 +95,26 @@ func (w *world) parts(ctx context.Context, head string, stdout io.Writer) error 
 		}
 		return report.Rewrite(filepath.Join(w.config.docs, page), section, text)
 	}
-	if w.config.has("compare") {
-		scenarios, err := w.compare(ctx)
+	for _, part := range []struct {
+		name, page string
+		text       func(ctx context.Context, head string) (string, error)
+	}{
+		{"compare", "performance.md", w.comparePart},
+		{"within", "performance.md", w.withinPart},
+		{"latency", "performance.md", w.latencyPart},
+		{"scale", "scale.md", w.scalePart},
+	} {
+		if !w.config.has(part.name) {
+			continue
+		}
+		text, err := part.text(ctx, head)
 		if err != nil {
 			return err
 		}
-		text, err := w.comparePage(scenarios, head)
+		err = publish(part.page, part.name, text)
 		if err != nil {
 			return err
 		}
-		if w.config.docs != "" {
-			err = drawCompare(scenarios, w.config.docs)
-			if err != nil {
-				return err
-			}
-		}
-		err = publish("performance.md", "compare", text)
-		if err != nil {
-			return err
-		}
-	}
-	if w.config.has("within") {
-		pairs, err := w.within(ctx)
-		if err != nil {
-			return err
-		}
-		text, err := w.withinPage(pairs, head)
-		if err != nil {
-			return err
-		}
-		err = publish("performance.md", "within", text)
-		if err != nil {
-			return err
-		}
-	}
-	if w.config.has("latency") {
-		all, err := w.latency(ctx)
-		if err != nil {
-			return err
-		}
-		text, err := w.latencyPage(all, head)
-		if err != nil {
-			return err
-		}
-		err = publish("performance.md", "latency", text)
-		if err != nil {
-			return err
-		}
-	}
-	if w.config.has("scale") {
-		s, err := w.scale(ctx)
-		if err != nil {
-			return err
-		}
-		text, err := w.scalePage(s, head)
-		if err != nil {
-			return err
-		}
-		return publish("scale.md", "scale", text)
 	}
 	return nil
 }

@@ -75,7 +75,7 @@ func (w *world) scale(ctx context.Context) (*scaled, error) {
 		w.log("scale, round %d of %d", round+1, w.config.scaleRounds)
 		for _, i := range order.Perm(len(s.rows)) {
 			row := s.rows[i]
-			got, err := w.saturate(ctx, row.gateway, w.requests(row.tokens, "/location/1"))
+			got, err := w.saturate(ctx, row.gateway, w.requests(row.tokens, "/location/1"), w.config.duration)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", row.what, err)
 			}
@@ -147,14 +147,14 @@ func (w *world) scaleRows(ctx context.Context) ([]*scaleRow, error) {
 	return rows, nil
 }
 
-// saturate measures the CPU of each call under a saturating load.
-func (w *world) saturate(ctx context.Context, g *gateway, requests [][]byte) (sample, error) {
+// saturate measures the CPU of each call under a saturating load of that duration.
+func (w *world) saturate(ctx context.Context, g *gateway, requests [][]byte, duration time.Duration) (sample, error) {
 	before, err := g.process.CPU()
 	if err != nil {
 		return sample{}, err
 	}
 	r, err := load.Run(ctx, load.Options{
-		Address: g.address, Connections: w.config.connections, Duration: w.config.duration, Requests: requests, First: g.next,
+		Address: g.address, Connections: w.config.connections, Duration: duration, Requests: requests, First: g.next,
 	})
 	if err != nil {
 		return sample{}, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"runtime"
@@ -158,4 +159,13 @@ func (w *world) notLong() string {
 		return ""
 	}
 	return " Ten million claims: only with `-long`."
+}
+
+// scalePart measures the part scale.
+func (w *world) scalePart(ctx context.Context, head string) (string, error) {
+	found, err := w.scale(ctx)
+	if err != nil {
+		return "", err
+	}
+	return w.scalePage(found, head)
 }

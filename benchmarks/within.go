@@ -4,9 +4,9 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
-	"github.com/caddy-capif/aef/benchmarks/load"
 	"github.com/caddy-capif/aef/benchmarks/report"
 	"github.com/caddy-capif/aef/benchmarks/stats"
 )
@@ -21,19 +21,16 @@ const openPath = "/openpath/1"
 
 // pair is a process with both ways.
 type pair struct {
-	what    string
-	tokens  int
-	process *gateway
-	// plain and checked are where its calls go.
-	plain, checked way
-	// Plain and Checked are the CPU of each call in µs, turn by turn.
-	Plain, Checked []float64
+	what           string
+	tokens         int
+	plain, checked *way
 }
 
+// way leads through a process that another way shares.
 type way struct {
-	address  string
+	gateway  *gateway
 	requests [][]byte
-	next     int // is the request that the next turn begins with
+	samples  []sample
 }
 
 // within measures every pair so often as the flags say, in an order of chance.
@@ -79,15 +76,16 @@ func (w *world) startPairs(ctx context.Context) ([]*pair, error) {
 		if err != nil {
 			return nil, err
 		}
-		what, address, path := withPlugin, g.address, openPath
+		what, plain, path := withPlugin, *g, openPath
 		if g.plain != "" {
-			what, address, path = haproxyJWT, g.plain, "/location/1"
+			what, plain.address, path = haproxyJWT, g.plain, "/location/1"
 		}
 		for _, tokens := range []int{1, w.config.tokens} {
+			plain, checked := plain, *g // each goes on where it was with its tokens
 			pairs = append(pairs, &pair{
-				what: what, tokens: tokens, process: g,
-				plain:   way{address: address, requests: w.requests(tokens, path)},
-				checked: way{address: g.address, requests: w.requests(tokens, "/location/1")},
+				what: what, tokens: tokens,
+				plain:   &way{gateway: &plain, requests: w.requests(tokens, path)},
+				checked: &way{gateway: &checked, requests: w.requests(tokens, "/location/1")},
 			})
 		}
 	}
@@ -96,35 +94,16 @@ func (w *world) startPairs(ctx context.Context) ([]*pair, error) {
 
 // turn measures both ways of a pair once.
 func (w *world) turn(ctx context.Context, p *pair, plainFirst bool) error {
-	ways := []struct {
-		*way
-		to *[]float64
-	}{{&p.checked, &p.Checked}, {&p.plain, &p.Plain}}
+	ways := []*way{p.checked, p.plain}
 	if plainFirst {
-		ways[0], ways[1] = ways[1], ways[0]
+		slices.Reverse(ways)
 	}
-	for _, to := range ways {
-		before, err := p.process.process.CPU()
+	for _, one := range ways {
+		got, err := w.saturate(ctx, one.gateway, one.requests, w.config.turn)
 		if err != nil {
 			return err
 		}
-		r, err := load.Run(ctx, load.Options{
-			Address: to.address, Connections: w.config.connections, Duration: w.config.turn, Requests: to.requests, First: to.next,
-		})
-		if err != nil {
-			return err
-		}
-		after, err := p.process.process.CPU()
-		switch {
-		case err != nil:
-			return err
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case r.Failed > 0 || r.Served == 0:
-			return fmt.Errorf("%d calls failed, %d were served: %w", r.Failed, r.Served, r.FirstFailure)
-		}
-		to.next = (to.next + r.Served) % len(to.requests)
-		*to.to = append(*to.to, float64((after-before).Nanoseconds())/1e3/float64(r.Served))
+		one.samples = append(one.samples, got)
 	}
 	return nil
 }
@@ -135,12 +114,13 @@ func (w *world) withinPage(pairs []*pair, head string) (string, error) {
 	fmt.Fprintf(&b, "%s\n\n", head)
 	fmt.Fprintf(&b, "Two processes of one program differ by more than a cached verdict costs, so here both ways lead through the "+
 		"same process: one with the check of the token, one without it, in %d turns of %s each, in an order of chance, with "+
-		"saturating load over %d connections, the same requests on both ways. Tokens: %s. CPU is user and system time of the process over its calls; the bounds are "+
+		"saturating load over %d connections, the same tokens on both ways. Tokens: %s. CPU is user and system time of the process over its calls; the bounds are "+
 		"those of the 95 %% confidence interval of the mean over the turns.\n\n", w.config.turns, w.config.turn, w.config.connections, w.config.algorithm)
 	var rows [][]string
 	added := map[string]stats.Estimate{}
 	for _, p := range pairs {
-		e, err := stats.Difference(p.Checked, p.Plain)
+		plain, checked := column(p.plain.samples, cpu.of), column(p.checked.samples, cpu.of)
+		e, err := stats.Difference(checked, plain)
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", p.what, err)
 		}
@@ -151,7 +131,7 @@ func (w *world) withinPage(pairs []*pair, head string) (string, error) {
 			tenth = fmt.Sprintf("the plugin adds %.3f of it: %s", ours.Value/theirs.Value, verdict(ours.Value <= theirs.Value/10, ours.High <= theirs.Low/10))
 		}
 		rows = append(rows, []string{
-			p.what, thousands(p.tokens), fmt.Sprintf("%.1f µs", stats.Mean(p.Plain).Value), fmt.Sprintf("%.1f µs", stats.Mean(p.Checked).Value), bounded(e), tenth,
+			p.what, thousands(p.tokens), fmt.Sprintf("%.1f µs", stats.Mean(plain).Value), fmt.Sprintf("%.1f µs", stats.Mean(checked).Value), bounded(e), tenth,
 		})
 	}
 	b.WriteString(report.Table([]string{"process", "tokens", "without the check", "with it", "added", "aim: at most a tenth"}, rows))
@@ -159,4 +139,13 @@ func (w *world) withinPage(pairs []*pair, head string) (string, error) {
 		b.WriteString("\nHAProxy was not installed on this machine: not measured.\n")
 	}
 	return b.String(), nil
+}
+
+// withinPart measures the part within.
+func (w *world) withinPart(ctx context.Context, head string) (string, error) {
+	found, err := w.within(ctx)
+	if err != nil {
+		return "", err
+	}
+	return w.withinPage(found, head)
 }
