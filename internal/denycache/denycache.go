@@ -20,8 +20,10 @@
 // # Memory
 //
 // It holds at most so many tokens as it was made for. Before ristretto stands a table
-// of pointers to the entries that were asked for of late, 8 to 16 bytes for each
-// token that it was made for, also after a resize. Entries whose time is over
+// of pointers to entries that were asked for (8 to 16 bytes for each token that the
+// cache was made for, 8 MiB at most, the same after a resize). What leaves ristretto
+// leaves the table, but for what a hit puts in at that very moment: that stays until
+// another takes its place. Entries whose time is over
 // leave as new ones come: each Put takes out a few of them, so no hit looks at
 // a clock of ristretto's and no goroutine sweeps. Where nothing new comes, old
 // entries stay, within the bound. One whose key is forgotten (at most twice the

@@ -99,8 +99,8 @@ type Audit struct {
 	// State and Answer are the core's decision and the answer it came with.
 	State  State   `json:"state,omitempty"`
 	Answer *Answer `json:"answer,omitempty"`
-	// Outcome is what an accept was about: [OutcomeAccepted] or
-	// [OutcomeNothingSuspended], as it was found when it was asked for.
+	// Outcome is what an accept was about: `accepted`, a mass change that was
+	// suspended, or `nothing_suspended`, as it was found when it was asked for.
 	Outcome string `json:"outcome,omitempty"`
 }
 
