@@ -18,10 +18,10 @@ type front struct {
 	slots []atomic.Pointer[Entry]
 }
 
-// newFront has at least a slot for each token, and at most 1<<20 (8 MiB): tokens
+// newFront has at least a slot for each token (of which there is one or more), and at most 1<<20 (8 MiB): tokens
 // beyond share slots, and are found in ristretto more often.
 func newFront(tokens int64) *front {
-	n := uint64(1) << bits.Len64(uint64(min(tokens, 1<<20)-1)) //nolint:gosec // tokens is at least 1
+	n := uint64(1) << bits.Len64(uint64(min(tokens, 1<<20)-1))
 	return &front{slots: make([]atomic.Pointer[Entry], n)}
 }
 
