@@ -48,3 +48,23 @@ func TestFrontGivesOutNoEntryOfAnotherKeySet(t *testing.T) {
 		}
 	}
 }
+
+// TestHitsStillAskRistretto has an entry in front that left ristretto while it was
+// put in. Were no hit to ask ristretto, the entry would stay for good, and ristretto
+// would take tokens in use for cold ones.
+func TestHitsStillAskRistretto(t *testing.T) {
+	c := newCache(t, 16)
+	e := entry("token", 1, 1)
+	key := keyOf(c.seed, e.Token, &e.Route)
+	c.front.keep(key, e)
+	hits := 0
+	for get(c, e) == e {
+		hits++
+		if hits > 1000*oneIn {
+			t.Fatalf("got %d hits; want ristretto asked long before, one time in %d", hits, oneIn)
+		}
+	}
+	if c.front.slot(key).Load() != nil {
+		t.Error("got the entry still in front; want it gone: ristretto does not have it")
+	}
+}
