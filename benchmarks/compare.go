@@ -11,6 +11,7 @@ import (
 const (
 	bareA       = "bare Caddy"
 	bareB       = "bare Caddy again"
+	bareAsked   = "bare Caddy, same requests"
 	withPlugin  = "Caddy with capif_enforce"
 	withJWX     = "Caddy, jwx on every call"
 	haproxyBare = "bare HAProxy"
@@ -57,6 +58,7 @@ func (w *world) startScenarios(ctx context.Context, core *coreCaller) ([]*scenar
 	}{
 		{"bare-a", func() (*gateway, error) { return w.startBare(ctx, "bare-a", "bare", "", variant{}) }},
 		{"bare-b", func() (*gateway, error) { return w.startBare(ctx, "bare-b", "bare", "", variant{}) }},
+		{"bare-asked", func() (*gateway, error) { return w.startBare(ctx, "bare-asked", "bare", "", variant{callback: true}) }},
 		{"jwx", func() (*gateway, error) { return w.startBare(ctx, "jwx", "jwx", jwx, variant{}) }},
 		{"capif", func() (*gateway, error) { return w.startCapif(ctx, "capif", variant{}) }},
 		{"capif-claims", func() (*gateway, error) { return w.startCapif(ctx, "capif-claims", variant{ledger: ledger}) }},
@@ -94,7 +96,7 @@ func (w *world) arrange(g map[string]*gateway, core *coreCaller) []*scenario {
 		all = append(all, subject{haproxyBare, g["haproxy"], nil}, subject{haproxyJWT, g["haproxy-jwt"], nil})
 	}
 	claims := append(bare(nil), subject{withPlugin, g["capif-claims"], nil})
-	arriving := append(bare(nil), subject{withPlugin, g["capif-revokes"], revokes})
+	arriving := append(bare(nil), subject{bareAsked, g["bare-asked"], revokes}, subject{withPlugin, g["capif-revokes"], revokes})
 	if w.haproxy != "" {
 		claims = append(claims, subject{haproxyJWT, g["haproxy-claims"], nil})
 		arriving = append(arriving, subject{haproxyJWT, g["haproxy-jwt"], revokes})
@@ -109,7 +111,8 @@ func (w *world) arrange(g map[string]*gateway, core *coreCaller) []*scenario {
 		{key: "revokes", title: fmt.Sprintf("%s revokes a second arriving, %s tokens in rotation", thousands(int(w.config.revokes)), thousands(w.config.tokens)),
 			note: "The core revokes API invokers that make no calls, through the real callback: TLS with client certificates, " +
 				"and durable before it is acknowledged. The CPU of that is in the figure for each request. HAProxy's map is " +
-				"changed through its socket, in memory. Nothing arrives at bare Caddy.",
+				"changed through its socket, in memory. Nothing arrives at the first two; the third gets the same requests over the " +
+				"same TLS and answers them with a fixed text.",
 			tokens: w.config.tokens, subjects: arriving},
 		{key: "reload", title: fmt.Sprintf("A reload every second, %s tokens in rotation", thousands(w.config.tokens)),
 			note: "Through Caddy's admin endpoint, the first after 250 ms; bare Caddy is reloaded as well. HAProxy replaces " +

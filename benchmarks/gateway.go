@@ -50,6 +50,8 @@ type variant struct {
 	reconcile string
 	// extra are further lines of the site with the service API.
 	extra string
+	// callback has a Caddy without the plugin take the core's requests too.
+	callback bool
 }
 
 // bareTemplate has what the scene's Caddyfile has, without the plugin.
@@ -60,6 +62,7 @@ const bareTemplate = `{
 	persist_config off
 	default_bind 127.0.0.1
 	servers {
+		strict_sni_host insecure_off
 		max_header_size 128KiB
 		protocols h1 h2
 	}
@@ -77,6 +80,20 @@ http://%[2]s {
 }
 `
 
+// bareCallback answers the core's requests, and does no more with them than
+// Caddy itself does: TLS with client certificates, and HTTP.
+const bareCallback = `
+https://:%[1]s {
+	tls %[2]s %[3]s {
+		client_auth {
+			mode request
+		}
+	}
+	header Content-Type application/json
+	respond "{\"supportedFeatures\":\"0\"}" 200
+}
+`
+
 // startBare starts a Caddy without the plugin; handler, if not empty, stands
 // before the proxy.
 func (w *world) startBare(ctx context.Context, name, kind, handler string, v variant) (*gateway, error) {
@@ -91,6 +108,18 @@ func (w *world) startBare(ctx context.Context, name, kind, handler string, v var
 	backend := w.scene.Backend.Listener.Addr().String()
 	g := &gateway{name: name, address: api, admin: admin}
 	g.caddyfile = fmt.Sprintf(bareTemplate, admin, api, handler, backend, moreRoutes(v.routes, "", backend))
+	if v.callback {
+		address, err := testbed.FreeAddress()
+		if err != nil {
+			return nil, err
+		}
+		_, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		g.callback = "https://" + address
+		g.caddyfile += fmt.Sprintf(bareCallback, port, w.aef.CertFile, w.aef.KeyFile)
+	}
 	return g, w.startCaddy(ctx, g, kind, v)
 }
 

@@ -73,9 +73,10 @@ func (c *coreCaller) revoke(ctx context.Context, callback, invoker string) (time
 }
 
 // stream revokes API invokers that make no calls, so many a second, until the
-// returned function is called, which says how many were acknowledged and how many were not.
+// returned function is called. That one waits for what was sent, and says how many
+// were acknowledged and how many were not.
 func (w *world) stream(ctx context.Context, caller *coreCaller, g *gateway) func() (int, int, error) {
-	ctx, cancel := context.WithCancel(ctx)
+	due, stop := context.WithCancel(ctx)
 	begin := time.Now()
 	var (
 		next, done, refused atomic.Int64
@@ -86,11 +87,11 @@ func (w *world) stream(ctx context.Context, caller *coreCaller, g *gateway) func
 	for range revokers {
 		all.Go(func() {
 			for {
-				due := begin.Add(time.Duration(float64(next.Add(1)) / w.config.revokes * float64(time.Second)))
+				at := begin.Add(time.Duration(float64(next.Add(1)) / w.config.revokes * float64(time.Second)))
 				select {
-				case <-ctx.Done():
+				case <-due.Done():
 					return
-				case <-time.After(time.Until(due)):
+				case <-time.After(time.Until(at)):
 				}
 				err := w.revokeOne(ctx, caller, g)
 				switch {
@@ -104,7 +105,7 @@ func (w *world) stream(ctx context.Context, caller *coreCaller, g *gateway) func
 		})
 	}
 	return func() (int, int, error) {
-		cancel()
+		stop()
 		all.Wait()
 		return int(done.Load()), int(refused.Load()), failure
 	}

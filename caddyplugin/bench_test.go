@@ -16,7 +16,6 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -145,11 +144,11 @@ func (b *bench) requests(tb testing.TB, n int) []*http.Request {
 }
 
 // listsAll is a core whose contexts list everything, read just now.
-type listsAll struct{ seen, readAt atomic.Int64 }
+type listsAll struct{ times denycache.Times }
 
 func (l *listsAll) Check(context.Context, enforce.ContextQuery) enforce.ContextAnswer {
-	l.readAt.Store(time.Now().UnixNano())
-	return enforce.ContextAnswer{Listed: true, Known: true, Settled: true, Seen: &l.seen, ReadAt: &l.readAt}
+	l.times.ReadAt.Store(time.Now().UnixNano())
+	return enforce.ContextAnswer{Listed: true, Known: true, Settled: true, Times: &l.times}
 }
 
 func (l *listsAll) Known(q enforce.ContextQuery) enforce.ContextAnswer {

@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"go.uber.org/goleak"
 )
@@ -357,3 +359,30 @@ func TestUseWhileOthersLetGo(t *testing.T) {
 	stop.Store(true)
 	collector.Wait()
 }
+
+// TestHitReadsTwoLines holds the layout that the doc of Entry speaks of: what a hit
+// reads lies in the first two lines of the processor's cache, and an entry begins with
+// a line, as objects of this size class do.
+func TestHitReadsTwoLines(t *testing.T) {
+	if strconv.IntSize != 64 {
+		t.Skip("laid out for 64 bits")
+	}
+	var e Entry
+	const line = 64
+	if got := unsafe.Sizeof(e); got != 3*line {
+		t.Errorf("got %d bytes; want %d", got, 3*line)
+	}
+	if got := unsafe.Offsetof(e.User) + unsafe.Sizeof(e.User); got > 2*line {
+		t.Errorf("got what a hit reads in %d bytes; want at most %d", got, 2*line)
+	}
+	for range 100 {
+		e := &Entry{Invoker: "a"}
+		kept = append(kept, e)
+		if at := uintptr(unsafe.Pointer(e)); at%line != 0 {
+			t.Fatalf("got an entry at %#x; want it to begin with a line", at)
+		}
+	}
+}
+
+// kept has the entries of a test made where those of the cache are.
+var kept []*Entry

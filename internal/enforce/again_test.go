@@ -1,10 +1,10 @@
 package enforce
 
 import (
-	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/caddy-capif/aef/internal/denycache"
 	"github.com/caddy-capif/aef/internal/revocation"
 	"github.com/caddy-capif/aef/internal/token"
 )
@@ -47,15 +47,15 @@ func TestAgain(t *testing.T) {
 		}, 0, NotInContext, NotInContext},
 		{"the context is unknown", func(_ *testing.T, _ *scene, c someContexts, _ string) { delete(c, "i") }, 0, Allowed, ContextUnknown},
 		{"the context is old", func(_ *testing.T, _ *scene, c someContexts, _ string) {
-			c["i"].ReadAt.Store(now.Add(-2 * time.Hour).UnixNano())
+			c["i"].Times.ReadAt.Store(now.Add(-2 * time.Hour).UnixNano())
 		}, 0, Allowed, ContextStale},
 		{"the key is rotated out", func(_ *testing.T, x *scene, _ someContexts, _ string) { x.keys.rotate(newEd().key) }, 0, Allowed, TokenBadSignature},
 		{"the token is over", func(*testing.T, *scene, someContexts, string) {}, time.Unix(soon, 0).Sub(now) + 2*token.DefaultLeeway, Allowed, TokenExpired},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			x := newScene(t, newEd())
-			c := someContexts{"i": {Known: true, Listed: true, Seen: new(atomic.Int64), ReadAt: new(atomic.Int64)}}
-			c["i"].ReadAt.Store(now.UnixNano())
+			c := someContexts{"i": {Known: true, Listed: true, Times: new(denycache.Times)}}
+			c["i"].Times.ReadAt.Store(now.UnixNano())
 			x.decider.UseContexts(c, ContextRule{Require: true, MaxStaleness: time.Hour})
 			raw := x.signer.good("i")
 			inFlight := x.decider.Decide(t.Context(), raw, now)

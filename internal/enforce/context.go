@@ -2,7 +2,6 @@ package enforce
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddy-capif/aef/internal/denycache"
@@ -44,11 +43,9 @@ type ContextAnswer struct {
 	// Late says that the read that was waited for brought nothing: the answer
 	// is what was known before.
 	Late bool
-	// Seen is to be given the time, in Unix seconds, of later calls.
-	Seen *atomic.Int64
-	// ReadAt is when the read began that the answer rests on, in Unix
-	// nanoseconds; it goes on changing.
-	ReadAt *atomic.Int64
+	// Times are those of the context, to be given those of later calls. They go
+	// on changing.
+	Times *denycache.Times
 }
 
 // ContextRule says what a route makes of contexts.
@@ -77,7 +74,7 @@ func (d *Decider) UseContexts(c Contexts, rule ContextRule) {
 func (d *Decider) listed(ctx context.Context, e *denycache.Entry) (Reason, ContextAnswer) {
 	q := d.query(e)
 	a := d.contexts.Check(ctx, q)
-	e.Follow(denycache.Context{Seen: a.Seen, ReadAt: a.ReadAt})
+	e.Follow(a.Times)
 	switch {
 	case !a.Known:
 		return ContextUnknown, a

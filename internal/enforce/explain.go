@@ -197,10 +197,10 @@ func (c recordedContexts) Check(ctx context.Context, q ContextQuery) ContextAnsw
 
 // readAt says when the read began that an answer rests on.
 func readAt(a ContextAnswer) string {
-	if a.ReadAt == nil || a.ReadAt.Load() == 0 {
+	if a.Times == nil || a.Times.ReadAt.Load() == 0 {
 		return ""
 	}
-	return ", as read at " + time.Unix(0, a.ReadAt.Load()).UTC().Format(time.RFC3339)
+	return ", as read at " + time.Unix(0, a.Times.ReadAt.Load()).UTC().Format(time.RFC3339)
 }
 
 // noCache knows nothing and keeps nothing.

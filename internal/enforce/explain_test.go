@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/caddy-capif/aef/internal/denycache"
 	"github.com/caddy-capif/aef/internal/revocation"
 )
 
@@ -18,7 +18,7 @@ type someContexts map[string]ContextAnswer
 func (c someContexts) Check(_ context.Context, q ContextQuery) ContextAnswer {
 	a, ok := c[q.Invoker]
 	if !ok {
-		return ContextAnswer{Seen: new(atomic.Int64), ReadAt: new(atomic.Int64)}
+		return ContextAnswer{Times: new(denycache.Times)}
 	}
 	return a
 }
@@ -96,8 +96,8 @@ func TestExplainIsDecide(t *testing.T) {
 		case 3, 4, 5:
 			x.lift(revocation.Lift{Invoker: inv})
 		case 6, 7:
-			a := ContextAnswer{Listed: random.IntN(3) > 0, Known: random.IntN(5) > 0, Settled: random.IntN(2) > 0, Seen: new(atomic.Int64), ReadAt: new(atomic.Int64)}
-			a.ReadAt.Store(now.Add(-time.Duration(random.IntN(90)) * time.Minute).UnixNano())
+			a := ContextAnswer{Listed: random.IntN(3) > 0, Known: random.IntN(5) > 0, Settled: random.IntN(2) > 0, Times: new(denycache.Times)}
+			a.Times.ReadAt.Store(now.Add(-time.Duration(random.IntN(90)) * time.Minute).UnixNano())
 			contexts[inv] = a
 			x.ledger.RaiseEpochs()
 		case 8:

@@ -2,10 +2,10 @@ package enforce
 
 import (
 	"fmt"
-	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/caddy-capif/aef/internal/denycache"
 	"github.com/caddy-capif/aef/internal/revocation"
 )
 
@@ -14,8 +14,8 @@ func TestRest(t *testing.T) {
 	s, stranger := newEd(), newEd()
 	x := newScene(t, s)
 	x.deny(revocation.Deny{Invoker: "denied"})
-	old := ContextAnswer{Listed: true, Known: true, Seen: new(atomic.Int64), ReadAt: new(atomic.Int64)}
-	old.ReadAt.Store(now.Add(-2 * time.Hour).UnixNano())
+	old := ContextAnswer{Listed: true, Known: true, Times: new(denycache.Times)}
+	old.Times.ReadAt.Store(now.Add(-2 * time.Hour).UnixNano())
 	open := decider(t, testRoute(), x.verifier, x.ledger, x.cache)
 	open.UseContexts(someContexts{"old": old, "denied": old}, ContextRule{Require: true, MaxStaleness: time.Hour})
 	starting := decider(t, testRoute(), x.verifier, revocation.NewLedger(t.TempDir()+"/closed.db"), x.cache)

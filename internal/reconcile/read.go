@@ -243,7 +243,7 @@ func (r *Reconciler) apply(s *Settings, rec *record, f *flight, word revocation.
 	rec.context, rec.known = word, true
 	r.doubts.settle(&word, func() { r.alarms.Clear(s.Logger, alarm.LikelyWrongAPIID) })
 	rec.begun, rec.asleep = f.begun, false
-	rec.readAt.Store(f.at.UnixNano())
+	rec.times.ReadAt.Store(f.at.UnixNano())
 	if changed {
 		r.store.Changed(rec.invoker)
 	}

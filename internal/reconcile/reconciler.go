@@ -187,9 +187,9 @@ func (r *Reconciler) Start() error {
 		rec.mu.Lock()
 		defer rec.mu.Unlock()
 		rec.known, rec.context = true, c
-		rec.readAt.Store(c.ReadAt.UnixNano())
-		if rec.seen.Load() == 0 {
-			rec.seen.Store(c.ReadAt.Unix())
+		rec.times.ReadAt.Store(c.ReadAt.UnixNano())
+		if rec.times.Seen.Load() == 0 {
+			rec.times.Seen.Store(c.ReadAt.Unix())
 		}
 	})
 	if err != nil {
@@ -294,7 +294,7 @@ func (r *Reconciler) known(rec *record, q *Query, now time.Time) Answer {
 	return Answer{
 		Listed: listed, Known: known || (!q.Require && started && !rec.removed),
 		Settled: listed && fresh && rec.pending == noChange && r.young(rec, now),
-		Seen:    &rec.seen, ReadAt: &rec.readAt,
+		Times:   &rec.times,
 	}
 }
 
@@ -329,7 +329,7 @@ func (r *Reconciler) needsReadLocked(rec *record, q *Query, need uint64, now tim
 
 func (r *Reconciler) obtain(invoker string, now time.Time) *record {
 	rec, count := r.records.obtain(invoker)
-	rec.seen.Store(now.Unix())
+	rec.times.Seen.Store(now.Unix())
 	s := r.settings.Load()
 	if s != nil && r.started.Load() && count > s.MaxInvokers {
 		r.evict(s, rec, count)
@@ -432,8 +432,8 @@ func (r *Reconciler) Status() Status {
 			st.Withheld++
 		}
 		rec.mu.Unlock()
-		at := time.Unix(0, rec.readAt.Load()).UTC()
-		if rec.seen.Load() >= lately && rec.readAt.Load() > 0 && (st.Oldest.IsZero() || at.Before(st.Oldest)) {
+		at := time.Unix(0, rec.times.ReadAt.Load()).UTC()
+		if rec.times.Seen.Load() >= lately && rec.times.ReadAt.Load() > 0 && (st.Oldest.IsZero() || at.Before(st.Oldest)) {
 			st.Oldest = at
 		}
 	}

@@ -3,20 +3,18 @@ package reconcile
 import (
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
+	"github.com/caddy-capif/aef/internal/denycache"
 	"github.com/caddy-capif/aef/internal/revocation"
 )
 
 // record is what is known about one API invoker.
 type record struct {
 	invoker string
-	// seen is when a call of the invoker was decided last, in Unix seconds;
-	// readAt is when the last applied read began. Both are also read on the
-	// hot path, without the mutex.
-	seen   atomic.Int64
-	readAt atomic.Int64
+	// times are when a call of the invoker was decided last, and when the last
+	// applied read began. Both are also read on the hot path, without the mutex.
+	times denycache.Times
 
 	mu      sync.Mutex
 	known   bool // the core's word has been had, now or before the last restart
@@ -79,7 +77,7 @@ func (r *record) answer(aef string, apis []string, require bool) bool {
 
 // age is how long ago the last applied read began.
 func (r *record) age(now time.Time) time.Duration {
-	at := r.readAt.Load()
+	at := r.times.ReadAt.Load()
 	if at == 0 {
 		return time.Duration(1<<63 - 1)
 	}
@@ -145,7 +143,7 @@ func (rs *records) all() []*record {
 	}
 	rs.mu.RUnlock()
 	slices.SortFunc(list, func(a, b *record) int {
-		sa, sb := a.seen.Load(), b.seen.Load()
+		sa, sb := a.times.Seen.Load(), b.times.Seen.Load()
 		switch {
 		case sa > sb:
 			return -1

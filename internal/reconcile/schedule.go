@@ -176,7 +176,7 @@ func (r *Reconciler) readAll() bool {
 	done := true
 	list := r.awake(begun.Add(-lateIntervals * s.Interval).Unix())
 	complete := r.readEach(list, job{
-		wants:  func(rec *record) bool { return time.Unix(0, rec.readAt.Load()).Before(begun) },
+		wants:  func(rec *record) bool { return time.Unix(0, rec.times.ReadAt.Load()).Before(begun) },
 		serves: func(_ *record, f *flight) bool { return !f.at.Before(begun) },
 		between: func() {
 			select {
@@ -198,7 +198,7 @@ func (r *Reconciler) awake(lately int64) []*record {
 	var list []*record
 	for _, rec := range r.records.all() {
 		rec.mu.Lock()
-		stays := rec.seen.Load() >= lately || rec.pending != noChange
+		stays := rec.times.Seen.Load() >= lately || rec.pending != noChange
 		falls := !stays && !rec.asleep
 		rec.asleep = rec.asleep || falls
 		rec.mu.Unlock()

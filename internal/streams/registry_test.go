@@ -166,14 +166,14 @@ func TestCallsInFlightCountAsSeen(t *testing.T) {
 		r := New()
 		r.Start()
 		defer r.Stop()
-		var seen, readAt atomic.Int64
+		var times denycache.Times
 		e := &denycache.Entry{Invoker: "a"}
-		e.Follow(denycache.Context{Seen: &seen, ReadAt: &readAt})
+		e.Follow(&times)
 		s, _, _ := r.Open(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), Call{Judge: new(words), Entry: e})
 		defer s.Close()
 		time.Sleep(10*time.Minute + time.Second)
 		synctest.Wait()
-		if got := time.Since(time.Unix(seen.Load(), 0)); got > 2*keepAlive {
+		if got := time.Since(time.Unix(times.Seen.Load(), 0)); got > 2*keepAlive {
 			t.Errorf("last seen %v ago; want at most %v", got, 2*keepAlive)
 		}
 	})
