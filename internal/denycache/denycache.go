@@ -20,8 +20,8 @@
 // # Memory
 //
 // It holds at most so many tokens as it was made for. Before ristretto stands a table
-// of pointers to entries that were asked for (8 to 16 bytes for each token that the
-// cache was made for, 8 MiB at most, the same after a resize). What leaves ristretto
+// of pointers to entries that were asked for (16 to 32 bytes for each token that the
+// cache was made for, 16 MiB at most, the same after a resize). What leaves ristretto
 // leaves the table, but for what a hit puts in at that very moment: that stays until
 // another takes its place. Entries whose time is over
 // leave as new ones come: each Put takes out a few of them, so no hit looks at
@@ -215,7 +215,7 @@ func (c *Cache) Resize(tokens int64) {
 // cost an allocation for each call.
 func (c *Cache) Get(token string, route *ID, keySet ID) *Entry {
 	key := keyOf(c.seed, token, route)
-	near := c.front.slot(key).Load()
+	near := c.front.get(key)
 	hit := near != nil && near.Is(token, route, &keySet)
 	if hit && !askAll() {
 		return near
