@@ -123,7 +123,7 @@ func TestScheduleRevokeUnderLoadWithReloads(t *testing.T) {
 	middle := time.NewTimer(loadLasts / 3)
 	defer middle.Stop()
 	<-middle.C
-	l.revoke(triggered)
+	l.revokeBesideReloads(triggered)
 	callersOf[triggered].acked.Store(true)
 	l.tell(byCore)
 	callersOf[byCore].acked.Store(true)

@@ -170,6 +170,28 @@ func (l *life) revoke(id string) {
 	}
 }
 
+// revokeBesideReloads triggers again where the answer did not arrive: Caddy replaces
+// its admin endpoint on a reload and now and then cuts a connection to the old one.
+// If the first trigger did arrive, the core has no authorization left for the second.
+func (l *life) revokeBesideReloads(id string) {
+	l.t.Helper()
+	states := []revocation.State{revocation.StateRevoked}
+	for range 5 {
+		var answer adminapi.RevocationResponse
+		status, err := l.caddy.Admin(l.ctx, http.MethodPost, adminapi.PathRevocations, revokeRequest(id), &answer)
+		if err != nil && status == 0 {
+			l.t.Logf("trigger for %s: %v; triggering again", id, err)
+			states = append(states, revocation.StateNoAuthorizationFound)
+			continue
+		}
+		if err != nil || status != http.StatusOK || !answer.Blocked || !slices.Contains(states, answer.Revocations[0].State) {
+			l.t.Fatalf("trigger for %s: got %d, %v, %+v; want blocked and revoked", id, status, err, answer)
+		}
+		return
+	}
+	l.t.Fatalf("trigger for %s: got no answer in 5 tries; want one", id)
+}
+
 func (l *life) caddyfile(a *testbed.AEF) string {
 	l.t.Helper()
 	text, err := a.Caddyfile()
