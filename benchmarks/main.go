@@ -5,7 +5,7 @@
 //	go -C benchmarks run .
 //	go -C benchmarks run . -parts compare -rounds 3 -docs ""
 //
-// It needs Linux, a machine that does nothing else, and about 35 minutes. It
+// It needs Linux, a machine that does nothing else, and about 40 minutes. It
 // listens on 127.0.0.1 only, at free ports, bounds every load, and ends what it
 // started, also on Ctrl-C. It is a module of its own so that plotting and
 // statistics never become dependencies of the plugin.
