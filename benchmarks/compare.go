@@ -87,7 +87,7 @@ func (w *world) startScenarios(ctx context.Context, core *coreCaller) ([]*scenar
 
 // arrange says who is measured where.
 func (w *world) arrange(g map[string]*gateway, core *coreCaller) []*scenario {
-	revokes := func(ctx context.Context, g *gateway) func() (int, int, error) { return w.stream(ctx, core, g) }
+	revokes := w.revokesFrom(core)
 	bare := func(beside background) []subject {
 		return []subject{{bareA, g["bare-a"], beside}, {bareB, g["bare-b"], beside}}
 	}

@@ -109,16 +109,13 @@ func (w *world) startBare(ctx context.Context, name, kind, handler string, v var
 	g := &gateway{name: name, address: api, admin: admin}
 	g.caddyfile = fmt.Sprintf(bareTemplate, admin, api, handler, backend, moreRoutes(v.routes, "", backend))
 	if v.callback {
-		address, err := testbed.FreeAddress()
+		a := *w.aef
+		a.Callback, err = testbed.FreeAddress()
 		if err != nil {
 			return nil, err
 		}
-		_, port, err := net.SplitHostPort(address)
-		if err != nil {
-			return nil, err
-		}
-		g.callback = "https://" + address
-		g.caddyfile += fmt.Sprintf(bareCallback, port, w.aef.CertFile, w.aef.KeyFile)
+		g.callback = "https://" + a.Callback
+		g.caddyfile += fmt.Sprintf(bareCallback, a.CallbackPort(), a.CertFile, a.KeyFile)
 	}
 	return g, w.startCaddy(ctx, g, kind, v)
 }

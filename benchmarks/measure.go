@@ -36,6 +36,14 @@ type sample struct {
 // error.
 type background func(ctx context.Context, g *gateway) func() (done, refused int, first error)
 
+// begin begins what goes on beside a load; nil is nothing.
+func (b background) begin(ctx context.Context, g *gateway) func() (done, refused int, first error) {
+	if b == nil {
+		return func() (int, int, error) { return 0, 0, nil }
+	}
+	return b(ctx, g)
+}
+
 // measure loads g twice, saturating and at a fixed rate, each for its time.
 func (w *world) measure(ctx context.Context, g *gateway, requests [][]byte, beside background) (sample, error) {
 	options := load.Options{Address: g.address, Connections: w.config.connections, Requests: requests}
@@ -50,11 +58,8 @@ func (w *world) measure(ctx context.Context, g *gateway, requests [][]byte, besi
 	if err != nil {
 		return sample{}, err
 	}
-	end := func() (int, int, error) { return 0, 0, nil }
 	begin := time.Now()
-	if beside != nil {
-		end = beside(ctx, g)
-	}
+	end := beside.begin(ctx, g)
 	s, err := w.loads(g, run)
 	events, refused, failure := end()
 	switch {

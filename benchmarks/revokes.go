@@ -72,6 +72,11 @@ func (c *coreCaller) revoke(ctx context.Context, callback, invoker string) (time
 	return time.Duration(answered.Load() - written.Load()), nil
 }
 
+// revokesFrom is the stream of that caller's revokes, as a background.
+func (w *world) revokesFrom(caller *coreCaller) background {
+	return func(ctx context.Context, g *gateway) func() (int, int, error) { return w.stream(ctx, caller, g) }
+}
+
 // stream revokes API invokers that make no calls, so many a second, until the
 // returned function is called. That one waits for what was sent, and says how many
 // were acknowledged and how many were not.

@@ -95,8 +95,7 @@ func (w *world) startPairs(ctx context.Context, core *coreCaller) ([]*pair, erro
 		add(what, w.config.tokens, nil)
 		if g.callback != "" {
 			// Their own CPU is in the figures of both ways.
-			add(fmt.Sprintf("%s, %s revokes a second arriving", what, thousands(int(w.config.revokes))), w.config.tokens,
-				func(ctx context.Context, g *gateway) func() (int, int, error) { return w.stream(ctx, core, g) })
+			add(fmt.Sprintf("%s, %s revokes a second arriving", what, thousands(int(w.config.revokes))), w.config.tokens, w.revokesFrom(core))
 		}
 	}
 	return pairs, nil
@@ -109,10 +108,7 @@ func (w *world) turn(ctx context.Context, p *pair, plainFirst bool) error {
 		slices.Reverse(ways)
 	}
 	for _, one := range ways {
-		end := func() (int, int, error) { return 0, 0, nil }
-		if p.beside != nil {
-			end = p.beside(ctx, one.gateway)
-		}
+		end := p.beside.begin(ctx, one.gateway)
 		got, err := w.saturate(ctx, one.gateway, one.requests, w.config.turn)
 		_, refused, failure := end()
 		switch {
@@ -149,8 +145,8 @@ func (w *world) withinPage(pairs []*pair, head string) (string, error) {
 			return "", fmt.Errorf("%s: %w", p.what, err)
 		}
 		three, tenth := "", ""
-		if !strings.HasPrefix(p.what, haproxyJWT) {
-			three = ": " + verdict(share.Value <= 1.03, share.High <= 1.03)
+		if p.what != haproxyJWT {
+			three = ": " + verdict(share.Value <= mostOfBare, share.High <= mostOfBare)
 		}
 		if theirs, ok := added[fmt.Sprint(haproxyJWT, p.tokens)]; ok {
 			ours := added[fmt.Sprint(withPlugin, p.tokens)]
