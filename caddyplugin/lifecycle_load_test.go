@@ -6,10 +6,14 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/caddy-capif/aef/internal/revocation"
+	"github.com/caddy-capif/aef/internal/testbed"
 )
 
 // loadCaller is one API invoker that calls as fast as it can.
@@ -128,6 +132,10 @@ func TestScheduleRevokeUnderLoadWithReloads(t *testing.T) {
 	l.tell(byCore)
 	callersOf[byCore].acked.Store(true)
 	running.Wait()
+	if !slices.ContainsFunc(l.revocations(triggered), func(r revocation.Revocation) bool { return r.State == revocation.StateRevoked }) ||
+		l.scene.Core.Authorized(triggered, l.aef.ID, testbed.APIID) {
+		t.Errorf("%s: got %+v; want one that the core revoked", triggered, l.revocations(triggered))
+	}
 
 	total, broken := int64(0), int64(0)
 	for id, c := range callersOf {

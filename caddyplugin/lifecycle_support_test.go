@@ -172,7 +172,8 @@ func (l *life) revoke(id string) {
 
 // revokeBesideReloads triggers again where the answer did not arrive: Caddy replaces
 // its admin endpoint on a reload and now and then cuts a connection to the old one.
-// If the first trigger did arrive, the core has no authorization left for the second.
+// If the first trigger did arrive, the core has no authorization left for the second:
+// that the core revoked is then to be looked up.
 func (l *life) revokeBesideReloads(id string) {
 	l.t.Helper()
 	states := []revocation.State{revocation.StateRevoked}

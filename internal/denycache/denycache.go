@@ -23,9 +23,10 @@
 // of pointers to entries that were asked for (16 to 32 bytes for each token that the
 // cache was made for, 16 MiB at most, the same after a resize). What leaves ristretto
 // leaves the table, but for what a hit puts in at that very moment: that stays until
-// another takes its place. Entries whose time is over
-// leave as new ones come: each Put takes out a few of them, so no hit looks at
-// a clock of ristretto's and no goroutine sweeps. Where nothing new comes, old
+// another takes its place or a hit on it asks ristretto.
+//
+// Entries whose time is over leave as new ones come: each Put takes out a few of
+// them, so no hit looks at a clock of ristretto's and no goroutine sweeps. Where nothing new comes, old
 // entries stay, within the bound. One whose key is forgotten (at most twice the
 // bound are noted) leaves as ristretto's policy wants.
 //
