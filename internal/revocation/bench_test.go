@@ -41,7 +41,7 @@ func BenchmarkFsync(b *testing.B) {
 }
 
 func BenchmarkDeny(b *testing.B) {
-	for _, callers := range []int{1, 1000} {
+	for _, callers := range []int{1, 2, 8, 64, 1000} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
 			l := openLedger(b, ledgerPath(b), Options{})
 			var number atomic.Int64

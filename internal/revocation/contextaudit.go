@@ -46,9 +46,9 @@ func (l *Ledger) tellContexts() {
 	if l.contextsUntold == 0 || l.failed.Load() {
 		return
 	}
-	l.commitBatch([]*op{{width: 1, done: make(chan struct{}), apply: func(t *txn) error {
+	l.commitBatch([]*op{l.begin(&op{width: 1, done: make(chan struct{}), apply: func(t *txn) error {
 		t.audit(Audit{Action: ActionCoreContext, By: byCore, Contexts: l.contextsUntold})
 		t.untold = -l.contextsUntold
 		return nil
-	}}})
+	}})})
 }

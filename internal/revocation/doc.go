@@ -18,6 +18,9 @@
 //   - Deny: the claim enters the in-memory index, the epoch is raised, the
 //     file is synced, the call returns nil. A call that starts after that is
 //     refused, also after a kill -9.
+//   - While several changes at a time keep coming, they share a sync and wait for
+//     one another, at most 5 ms. What denies is in force before it waits; a lift
+//     is in force once it is durable. A change that comes alone waits for nobody.
 //   - Lift: the file is synced, the index forgets what is older than the lift,
 //     the epoch is raised, the call returns nil.
 //   - If the disk fails, what was denied stays denied in memory, the call

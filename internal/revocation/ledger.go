@@ -111,6 +111,7 @@ type Ledger struct {
 	undo        []undoStep
 	undoOf      uint64 // the batch that undo takes back, 0 for none
 	lastTry     time.Time
+	company     company
 	requestsTo  []byte // how far the last sweep looked at names of triggers
 	// contextRecords are the changes of contexts that were recorded since
 	// contextsSince, contextsUntold those of this minute that were not.

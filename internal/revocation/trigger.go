@@ -266,7 +266,7 @@ func (l *Ledger) Record(ctx context.Context, sequence uint64, p Progress) (Revoc
 	default:
 		return Revocation{}, fmt.Errorf("%w: %q is no decision of the core", ErrInvalid, p.State)
 	}
-	o := &op{width: 1}
+	o := &op{width: 1, prompt: p.State != "" && p.State != StatePending && p.State != StateRejected}
 	var after Revocation
 	o.apply = func(t *txn) error {
 		r, err := t.revocation(sequence)

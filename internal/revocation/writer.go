@@ -16,6 +16,9 @@ type op struct {
 	// denies are blocked before the disk is touched, the i-th with the
 	// i-th number. They stay blocked if the disk fails.
 	denies []Scope
+	// prompt says that apply may find something to deny: its batch waits for
+	// nobody.
+	prompt bool
 	// apply makes the change. An error wrapping ErrInvalid, ErrNotFound or
 	// ErrUnreadable refuses this op alone; it must then have changed nothing.
 	apply func(*txn) error
@@ -30,10 +33,7 @@ type op struct {
 	done  chan struct{}
 }
 
-const (
-	maxBatch      = 4096
-	sweepInterval = time.Minute
-)
+const sweepInterval = time.Minute
 
 // submit hands a change to the writer and waits until it is durable or
 // refused. If ctx ends first, the outcome is unknown.
@@ -76,14 +76,14 @@ func (o *op) dropped() {
 }
 
 // write is the one writer. It takes whatever has come in while the last batch
-// was synced, so that a thousand callers share one sync and one caller waits
-// for nobody.
+// was synced, and what gather waits for.
 func (l *Ledger) write() {
 	defer close(l.stopped)
 	retry := time.NewTicker(recoverInterval)
 	defer retry.Stop()
 	sweep := time.NewTicker(sweepInterval)
 	defer sweep.Stop()
+	l.company = newCompany()
 	l.contextsSince = l.now()
 	for {
 		select {
@@ -97,14 +97,14 @@ func (l *Ledger) write() {
 			l.tellContexts()
 			// All that is due, unless somebody waits or the disk fails.
 			for len(l.ops) == 0 && !l.failed.Load() && (l.sweepDue() || l.auditDue()) {
-				l.commitBatch([]*op{l.sweepOp()})
+				l.commitBatch([]*op{l.begin(l.sweepOp())})
 			}
 			for len(l.ops) == 0 && !l.failed.Load() {
 				names := l.oldRequests()
 				if len(names) == 0 {
 					break
 				}
-				l.commitBatch([]*op{forgetOp(names)})
+				l.commitBatch([]*op{l.begin(forgetOp(names))})
 			}
 		case <-l.stop:
 			for len(l.ops) > 0 {
@@ -122,37 +122,30 @@ func (l *Ledger) write() {
 	}
 }
 
-func (l *Ledger) gather(o *op) []*op {
-	batch := []*op{o}
-	for len(batch) < maxBatch {
-		select {
-		case next := <-l.ops:
-			batch = append(batch, next)
-		default:
-			return batch
-		}
-	}
-	return batch
-}
-
-// commitBatch is the order that promise 1 and 2 rest on: block in memory,
-// raise the epoch, sync; then unblock, raise the epoch; then acknowledge.
+// commitBatch is the order that promise 1 and 2 rest on: what was begun is
+// blocked in memory and its epoch raised; sync; then unblock, raise the epoch;
+// then acknowledge.
 func (l *Ledger) commitBatch(batch []*op) {
-	for _, o := range batch {
-		o.first = l.sequence + 1
-		l.sequence += uint64(o.width)
-		l.published.Store(l.sequence)
-		for i := range o.denies {
-			l.block(&o.denies[i], o.first+uint64(i))
-		}
-	}
+	began := time.Now()
 	err := l.makeDurable(batch)
+	l.company.ended(len(batch)+len(l.ops), began)
 	for _, o := range batch {
 		if err != nil && o.err == nil {
 			o.err = err
 		}
 		close(o.done)
 	}
+}
+
+// begin gives a change its place in the order, and blocks what it denies.
+func (l *Ledger) begin(o *op) *op {
+	o.first = l.sequence + 1
+	l.sequence += uint64(o.width)
+	l.published.Store(l.sequence)
+	for i := range o.denies {
+		l.block(&o.denies[i], o.first+uint64(i))
+	}
+	return o
 }
 
 // block puts a scope into the index, makes cached verdicts stale and has calls
