@@ -25,21 +25,29 @@ type sample struct {
 	Failed, Reconnects int
 	// Failure says what the first of Failed was, nil without one.
 	Failure error
-	// Events are the revokes or reloads that were carried out meanwhile,
-	// Refused those that were not.
-	Events, Refused int
-	Seconds         float64
+	// Meanwhile is what went on beside the loads, for so many Seconds.
+	Meanwhile outcome
+	Seconds   float64
+}
+
+// outcome counts the revokes or reloads that were carried out, and those that were
+// not, with the first error.
+type outcome struct {
+	done, refused int
+	first         error
+	// took is how long each of those revokes took that were acknowledged through the
+	// callback, in milliseconds.
+	took []float64
 }
 
 // background is what goes on beside a load: it is begun, and ended by the
-// function it returns, which counts what was done and what was refused, with the first
-// error.
-type background func(ctx context.Context, g *gateway) func() (done, refused int, first error)
+// function it returns.
+type background func(ctx context.Context, g *gateway) func() outcome
 
 // begin begins what goes on beside a load; nil is nothing.
-func (b background) begin(ctx context.Context, g *gateway) func() (done, refused int, first error) {
+func (b background) begin(ctx context.Context, g *gateway) func() outcome {
 	if b == nil {
-		return func() (int, int, error) { return 0, 0, nil }
+		return func() outcome { return outcome{} }
 	}
 	return b(ctx, g)
 }
@@ -61,16 +69,16 @@ func (w *world) measure(ctx context.Context, g *gateway, requests [][]byte, besi
 	begin := time.Now()
 	end := beside.begin(ctx, g)
 	s, err := w.loads(g, run)
-	events, refused, failure := end()
+	meanwhile := end()
 	switch {
 	case err != nil:
 		return s, err
-	case refused > 0 && events == 0:
-		return s, fmt.Errorf("%s: %w", g.name, failure)
+	case meanwhile.refused > 0 && meanwhile.done == 0:
+		return s, fmt.Errorf("%s: %w", g.name, meanwhile.first)
 	case ctx.Err() != nil:
 		return s, ctx.Err()
 	}
-	s.Events, s.Refused, s.Seconds = events, refused, time.Since(begin).Seconds()
+	s.Meanwhile, s.Seconds = meanwhile, time.Since(begin).Seconds()
 	return s, nil
 }
 
@@ -112,11 +120,10 @@ func (w *world) loads(g *gateway, run func(time.Duration, float64) (load.Result,
 }
 
 // reloads reloads the configuration every second, first after a quarter of one.
-func reloads(ctx context.Context, g *gateway) func() (int, int, error) {
+func reloads(ctx context.Context, g *gateway) func() outcome {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
-	done, refused := 0, 0
-	var failure error
+	var o outcome
 	go func() {
 		defer close(ended)
 		timer := time.NewTimer(250 * time.Millisecond)
@@ -131,16 +138,16 @@ func reloads(ctx context.Context, g *gateway) func() (int, int, error) {
 			// One that has begun ends, or the next measurement would have it.
 			err := g.reload(context.WithoutCancel(ctx))
 			if err != nil {
-				failure = err
-				refused++
+				o.first = cmp.Or(o.first, err)
+				o.refused++
 				continue
 			}
-			done++
+			o.done++
 		}
 	}()
-	return func() (int, int, error) {
+	return func() outcome {
 		cancel()
 		<-ended
-		return done, refused, failure
+		return o
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -74,20 +75,19 @@ func (c *coreCaller) revoke(ctx context.Context, callback, invoker string) (time
 
 // revokesFrom is the stream of that caller's revokes, as a background.
 func (w *world) revokesFrom(caller *coreCaller) background {
-	return func(ctx context.Context, g *gateway) func() (int, int, error) { return w.stream(ctx, caller, g) }
+	return func(ctx context.Context, g *gateway) func() outcome { return w.stream(ctx, caller, g) }
 }
 
 // stream revokes API invokers that make no calls, so many a second, until the
-// returned function is called. That one waits for what was sent, and says how many
-// were acknowledged and how many were not.
-func (w *world) stream(ctx context.Context, caller *coreCaller, g *gateway) func() (int, int, error) {
+// returned function is called. That one waits for what was sent.
+func (w *world) stream(ctx context.Context, caller *coreCaller, g *gateway) func() outcome {
 	due, stop := context.WithCancel(ctx)
 	begin := time.Now()
 	var (
-		next, done, refused atomic.Int64
-		first               sync.Once
-		failure             error
-		all                 sync.WaitGroup
+		next atomic.Int64
+		mu   sync.Mutex
+		o    outcome
+		all  sync.WaitGroup
 	)
 	for range revokers {
 		all.Go(func() {
@@ -98,32 +98,36 @@ func (w *world) stream(ctx context.Context, caller *coreCaller, g *gateway) func
 					return
 				case <-time.After(time.Until(at)):
 				}
-				err := w.revokeOne(ctx, caller, g)
+				took, err := w.revokeOne(ctx, caller, g)
+				mu.Lock()
 				switch {
 				case err == nil:
-					done.Add(1)
+					o.done++
+					if g.callback != "" {
+						o.took = append(o.took, 1e3*took.Seconds())
+					}
 				case ctx.Err() == nil:
-					refused.Add(1)
-					first.Do(func() { failure = err })
+					o.refused++
+					o.first = cmp.Or(o.first, err)
 				}
+				mu.Unlock()
 			}
 		})
 	}
-	return func() (int, int, error) {
+	return func() outcome {
 		stop()
 		all.Wait()
-		return int(done.Load()), int(refused.Load()), failure
+		return o
 	}
 }
 
-func (w *world) revokeOne(ctx context.Context, caller *coreCaller, g *gateway) error {
+func (w *world) revokeOne(ctx context.Context, caller *coreCaller, g *gateway) (time.Duration, error) {
 	invoker := fmt.Sprintf("revoked-%08d", w.revoked.Add(1))
 	switch {
 	case g.callback != "":
-		_, err := caller.revoke(ctx, g.callback, invoker)
-		return err
+		return caller.revoke(ctx, g.callback, invoker)
 	case g.socket != "":
-		return g.denyAtHAProxy(ctx, invoker)
+		return 0, g.denyAtHAProxy(ctx, invoker)
 	}
-	return nil
+	return 0, nil
 }

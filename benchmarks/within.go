@@ -110,12 +110,12 @@ func (w *world) turn(ctx context.Context, p *pair, plainFirst bool) error {
 	for _, one := range ways {
 		end := p.beside.begin(ctx, one.gateway)
 		got, err := w.saturate(ctx, one.gateway, one.requests, w.config.turn)
-		_, refused, failure := end()
+		meanwhile := end()
 		switch {
 		case err != nil:
 			return err
-		case refused > 0:
-			return fmt.Errorf("%d revokes were refused: %w", refused, failure)
+		case meanwhile.refused > 0:
+			return fmt.Errorf("%d revokes were refused: %w", meanwhile.refused, meanwhile.first)
 		}
 		one.samples = append(one.samples, got)
 	}
