@@ -20,7 +20,8 @@
 //     refused, also after a kill -9.
 //   - While several changes at a time keep coming, they share a sync and wait for
 //     one another, at most 5 ms. What denies is in force before it waits; a lift
-//     is in force once it is durable. A change that comes alone waits for nobody.
+//     is in force once it is durable. A change that comes 5 ms after the last was
+//     acknowledged, or later, waits for nobody.
 //   - Lift: the file is synced, the index forgets what is older than the lift,
 //     the epoch is raised, the call returns nil.
 //   - If the disk fails, what was denied stays denied in memory, the call

@@ -31,12 +31,6 @@ type company struct {
 	streak   int // how many batches in succession had fewest or more
 	ending   time.Time
 	took     time.Duration
-	// next runs while a batch waits for the next change, all while it waits.
-	next, all *time.Timer
-}
-
-func newCompany() company {
-	return company{next: time.NewTimer(gatherTime), all: time.NewTimer(gatherTime)}
 }
 
 func (c *company) ended(changes int, began time.Time) {
@@ -70,25 +64,19 @@ func (c *company) wanted() int {
 func (l *Ledger) gather(o *op) []*op {
 	wanted := l.company.wanted()
 	batch := l.queued([]*op{l.begin(o)})
-	if len(batch) >= wanted || slices.ContainsFunc(batch, isPrompt) || l.failed.Load() {
+	if len(batch) >= wanted || l.failed.Load() {
 		return batch
 	}
-	c := &l.company
-	each, all := c.patience()
-	c.all.Reset(all)
-	defer c.all.Stop()
-	defer c.next.Stop()
-	for len(batch) < wanted {
-		c.next.Reset(each)
+	each, all := l.company.patience()
+	end := time.Now().Add(all)
+	timer := time.NewTimer(each)
+	defer timer.Stop()
+	for len(batch) < wanted && !slices.ContainsFunc(batch, isPrompt) {
+		timer.Reset(min(each, time.Until(end)))
 		select {
 		case next := <-l.ops:
 			batch = append(batch, l.begin(next))
-			if next.prompt {
-				return batch
-			}
-		case <-c.next.C:
-			return batch
-		case <-c.all.C:
+		case <-timer.C:
 			return batch
 		case <-l.stop:
 			return batch

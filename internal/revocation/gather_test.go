@@ -3,6 +3,7 @@ package revocation
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,44 +12,59 @@ import (
 )
 
 // slowDisk opens a ledger in a synctest bubble, each of whose commits takes so
-// long, and returns the count of commits.
-func slowDisk(t *testing.T, each time.Duration) (*Ledger, func() int) {
+// long.
+func slowDisk(t *testing.T, each time.Duration) (*Ledger, *disk) {
 	t.Helper()
 	d := &disk{}
-	l := openLedger(t, ledgerPath(t), Options{WrapCommit: func(commit func() error) error {
+	return openLedger(t, ledgerPath(t), Options{WrapCommit: func(commit func() error) error {
 		<-time.After(each)
 		return d.wrap(commit)
-	}})
-	return l, func() int { _, done := d.counts(); return done }
+	}}), d
 }
+
+func commits(d *disk) int { _, done := d.counts(); return done }
 
 const commitTime = 700 * time.Microsecond
 
-// storm leaves the writer such that it would wait for more, after two batches of
-// which it knows that several were under way.
-func storm(t *testing.T, l *Ledger) {
+// together has many denies come at once, one of them a little before the others,
+// and returns how long each took, the shortest first.
+func together(t *testing.T, l *Ledger, name string, many int) []time.Duration {
 	t.Helper()
-	pass(gatherTime)
+	took := make([]time.Duration, many)
+	began := time.Now()
 	var all sync.WaitGroup
-	for i := range 8 {
-		all.Go(func() { mustDeny(t, l, Deny{Invoker: fmt.Sprint("storm ", i)}) })
+	for i := range many {
+		all.Go(func() {
+			mustDeny(t, l, Deny{Invoker: fmt.Sprint(name, i)})
+			took[i] = time.Since(began)
+		})
 		if i == 0 {
-			synctest.Wait() // the others come while it is synced
+			synctest.Wait() // no time passes, but the writer has it
 		}
 	}
 	all.Wait()
+	slices.Sort(took)
+	return took
+}
+
+// storm leaves the writer such that it would wait for so many, or for enough: they
+// came in two batches.
+func storm(t *testing.T, l *Ledger, many int) {
+	t.Helper()
+	pass(gatherTime)
+	together(t, l, "storm", many+1)
 }
 
 func TestAChangeAloneWaitsForNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, commits := slowDisk(t, commitTime)
+		l, d := slowDisk(t, commitTime)
 		defer closeLedger(t, l)
 		began := time.Now()
 		for i := range 50 {
 			mustDeny(t, l, Deny{Invoker: fmt.Sprint(i)})
 		}
-		if took := time.Since(began); took != 50*commitTime || commits() != 50 {
-			t.Errorf("50 changes one after the other: got %v and %d commits; want %v and 50", took, commits(), 50*commitTime)
+		if took := time.Since(began); took != 50*commitTime || commits(d) != 50 {
+			t.Errorf("50 changes one after the other: got %v and %d commits; want %v and 50", took, commits(d), 50*commitTime)
 		}
 	})
 }
@@ -57,7 +73,7 @@ func TestAChangeAloneWaitsForNobody(t *testing.T) {
 // comes while it is synced, as what the core answered follows a trigger.
 func TestWhatFollowsFromAChangeWaitsForNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, commits := slowDisk(t, commitTime)
+		l, d := slowDisk(t, commitTime)
 		defer closeLedger(t, l)
 		began := time.Now()
 		var all sync.WaitGroup
@@ -71,15 +87,15 @@ func TestWhatFollowsFromAChangeWaitsForNobody(t *testing.T) {
 			})
 		}
 		all.Wait()
-		if took := time.Since(began); took > 101*commitTime || commits() != 100 {
-			t.Errorf("100 changes, two at a time: got %v and %d commits; want at most %v and 100", took, commits(), 101*commitTime)
+		if took := time.Since(began); took > 101*commitTime || commits(d) != 100 {
+			t.Errorf("100 changes, two at a time: got %v and %d commits; want at most %v and 100", took, commits(d), 101*commitTime)
 		}
 	})
 }
 
 func TestCallersWhoComeAgainShareEverySync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, commits := slowDisk(t, commitTime)
+		l, d := slowDisk(t, commitTime)
 		defer closeLedger(t, l)
 		const callers, each = 8, 50
 		began := time.Now()
@@ -96,9 +112,9 @@ func TestCallersWhoComeAgainShareEverySync(t *testing.T) {
 		took := time.Since(began)
 		// A caller who does not come again is waited for once.
 		most := 2*each*commitTime + callers*gatherTime
-		if commits() > each+2*callers || took > most {
+		if commits(d) > each+2*callers || took > most {
 			t.Errorf("%d changes by %d callers: got %d commits in %v; want at most %d in %v",
-				callers*each, callers, commits(), took, each+2*callers, most)
+				callers*each, callers, commits(d), took, each+2*callers, most)
 		}
 	})
 }
@@ -107,13 +123,13 @@ func TestCallersWhoComeAgainShareEverySync(t *testing.T) {
 // they can be synced one by one: they share, each is in force within a commit and
 // acknowledged within two and the wait.
 func TestChangesThatFollowCloselyShareSyncs(t *testing.T) {
-	for name, disk := range map[string]struct{ commit, wait time.Duration }{
+	for name, with := range map[string]struct{ commit, wait time.Duration }{
 		"usual disk": {commitTime, 5 * time.Millisecond},
 		"fast disk":  {100 * time.Microsecond, 800 * time.Microsecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l, commits := slowDisk(t, disk.commit)
+				l, d := slowDisk(t, with.commit)
 				defer closeLedger(t, l)
 				const changes = 500
 				var all sync.WaitGroup
@@ -122,27 +138,27 @@ func TestChangesThatFollowCloselyShareSyncs(t *testing.T) {
 					began := time.Now()
 					all.Go(func() {
 						mustDeny(t, l, Deny{Invoker: invoker})
-						if took := time.Since(began); took > disk.wait+2*disk.commit {
-							t.Errorf("change %d: acknowledged after %v; want at most %v", i, took, disk.wait+2*disk.commit)
+						if took := time.Since(began); took > with.wait+2*with.commit {
+							t.Errorf("change %d: acknowledged after %v; want at most %v", i, took, with.wait+2*with.commit)
 						}
 					})
 					all.Go(func() {
-						time.Sleep(disk.commit + time.Microsecond)
+						time.Sleep(with.commit + time.Microsecond)
 						if !covered(l, invoker) {
 							t.Errorf("change %d: still allowed a commit later; want denied while it waits", i)
 						}
 					})
-					time.Sleep(disk.commit * 6 / 7)
+					time.Sleep(with.commit * 6 / 7)
 				}
 				all.Wait()
-				if got := commits(); got > changes/5 {
+				if got := commits(d); got > changes/5 {
 					t.Errorf("%d changes: got %d commits; want at most %d", changes, got, changes/5)
 				}
-				time.Sleep(disk.wait)
+				time.Sleep(with.wait)
 				began := time.Now()
 				mustDeny(t, l, Deny{Invoker: "alone"})
-				if took := time.Since(began); took != disk.commit {
-					t.Errorf("alone afterwards: got %v; want %v", took, disk.commit)
+				if took := time.Since(began); took != with.commit {
+					t.Errorf("alone afterwards: got %v; want %v", took, with.commit)
 				}
 			})
 		})
@@ -152,7 +168,7 @@ func TestChangesThatFollowCloselyShareSyncs(t *testing.T) {
 func TestCloseDoesNotWaitForMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, _ := slowDisk(t, commitTime)
-		storm(t, l)
+		storm(t, l, 7)
 		var all sync.WaitGroup
 		all.Go(func() { mustDeny(t, l, Deny{Invoker: "d"}) })
 		synctest.Wait() // it waits for more
@@ -170,12 +186,12 @@ func TestCloseDoesNotWaitForMore(t *testing.T) {
 // stays denied, what was denied before it does not.
 func TestLiftAndDenyThatWaitTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, commits := slowDisk(t, commitTime)
+		l, d := slowDisk(t, commitTime)
 		defer closeLedger(t, l)
 		mustDeny(t, l, Deny{Invoker: "before"})
 		mustDeny(t, l, Deny{Invoker: "after"})
-		storm(t, l)
-		before := commits()
+		storm(t, l, 7)
+		before := commits(d)
 		var all sync.WaitGroup
 		asks := []func(){
 			func() { mustLift(t, l, Lift{Invoker: "before"}) },
@@ -190,7 +206,7 @@ func TestLiftAndDenyThatWaitTogether(t *testing.T) {
 			t.Error("lifted before it is durable: got allowed; want denied")
 		}
 		all.Wait()
-		if got := commits() - before; got != 1 {
+		if got := commits(d) - before; got != 1 {
 			t.Errorf("commits: got %d; want 1", got)
 		}
 		for range 2 {
@@ -204,30 +220,15 @@ func TestLiftAndDenyThatWaitTogether(t *testing.T) {
 	})
 }
 
-// TestEnoughChangesWaitForNoMore has 100 callers of whom 70 come again.
+// TestEnoughChangesWaitForNoMore has 70 come after a storm of 100.
 func TestEnoughChangesWaitForNoMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, _ := slowDisk(t, commitTime)
 		defer closeLedger(t, l)
-		var soon atomic.Int64
-		round := func(name string, callers int) {
-			began := time.Now()
-			var all sync.WaitGroup
-			for i := range callers {
-				all.Go(func() {
-					mustDeny(t, l, Deny{Invoker: fmt.Sprint(name, i)})
-					if time.Since(began) <= commitTime {
-						soon.Add(1)
-					}
-				})
-			}
-			all.Wait()
-		}
-		round("all", 100)
-		soon.Store(0)
-		round("again", 70)
-		if got := soon.Load(); got < enough {
-			t.Errorf("70 of 100: got %d acknowledged after one commit; want at least %d", got, enough)
+		storm(t, l, 100)
+		took := together(t, l, "again", 70)
+		if last := took[enough-1]; last != commitTime {
+			t.Errorf("change %d of 70, after 100: got %v; want %v", enough, last, commitTime)
 		}
 	})
 }
@@ -240,7 +241,7 @@ func TestDecisionDeniesAtOnce(t *testing.T) {
 		defer closeLedger(t, l)
 		for _, first := range []bool{true, false} {
 			r := mustTrigger(t, l, Trigger{Invoker: fmt.Sprint(first), AEF: "aef", APIs: []string{"api"}, Cause: "X"})[0]
-			storm(t, l)
+			storm(t, l, 7)
 			var all sync.WaitGroup
 			if !first {
 				all.Go(func() { mustDeny(t, l, Deny{Invoker: "waits"}) })
@@ -261,14 +262,8 @@ func TestOneBurstWaitsForNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, _ := slowDisk(t, commitTime)
 		defer closeLedger(t, l)
-		began := time.Now()
-		var all sync.WaitGroup
-		for i := range 6 {
-			all.Go(func() { mustDeny(t, l, Deny{Invoker: fmt.Sprint(i)}) })
-		}
-		all.Wait()
-		if took := time.Since(began); took > 2*commitTime {
-			t.Errorf("6 at once: got %v; want at most %v", took, 2*commitTime)
+		if last := together(t, l, "", 6)[5]; last != 2*commitTime {
+			t.Errorf("6 at once: got %v; want %v", last, 2*commitTime)
 		}
 	})
 }
@@ -303,13 +298,9 @@ func TestSlowCallersDoNotHoldFastOnes(t *testing.T) {
 // batch that waited.
 func TestDiskFailsWhileChangesWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &disk{}
-		l := openLedger(t, ledgerPath(t), Options{WrapCommit: func(commit func() error) error {
-			time.Sleep(commitTime)
-			return d.wrap(commit)
-		}})
+		l, d := slowDisk(t, commitTime)
 		mustDeny(t, l, Deny{Invoker: "lifted"})
-		storm(t, l)
+		storm(t, l, 7)
 		d.set(refuses)
 		began := time.Now()
 		var all sync.WaitGroup

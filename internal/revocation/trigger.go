@@ -255,6 +255,11 @@ type Progress struct {
 	State State
 }
 
+func (p *Progress) decided() bool { return p.State != "" && p.State != StatePending }
+
+// denies tells of a decision that leaves the invoker denied, held or not.
+func (p *Progress) denies() bool { return p.decided() && p.State != StateRejected }
+
 // Record notes the progress of a revocation. One that is no longer pending
 // takes the answer and nothing else; the returned record tells. Without hold,
 // a decision other than rejected sets the claim, blocking before it is durable.
@@ -266,7 +271,7 @@ func (l *Ledger) Record(ctx context.Context, sequence uint64, p Progress) (Revoc
 	default:
 		return Revocation{}, fmt.Errorf("%w: %q is no decision of the core", ErrInvalid, p.State)
 	}
-	o := &op{width: 1, prompt: p.State != "" && p.State != StatePending && p.State != StateRejected}
+	o := &op{width: 1, prompt: p.denies()}
 	var after Revocation
 	o.apply = func(t *txn) error {
 		r, err := t.revocation(sequence)
@@ -306,10 +311,10 @@ func (t *txn) progress(r *Revocation, p *Progress, sequence uint64) {
 		r.Attempts++
 		r.NextAttempt = p.NextAttempt.UTC()
 	}
-	if p.State == "" || p.State == StatePending {
+	if !p.decided() {
 		return
 	}
-	if !r.Hold && p.State != StateRejected {
+	if !r.Hold && p.denies() {
 		s := r.scope()
 		t.ledger.block(&s, sequence)
 		t.putAEFClaim(r, sequence)

@@ -83,7 +83,6 @@ func (l *Ledger) write() {
 	defer retry.Stop()
 	sweep := time.NewTicker(sweepInterval)
 	defer sweep.Stop()
-	l.company = newCompany()
 	l.contextsSince = l.now()
 	for {
 		select {
