@@ -26,9 +26,9 @@
 // another takes its place or a hit on it asks ristretto.
 //
 // Entries whose time is over leave as new ones come: each Put takes out a few of
-// them, so no hit looks at a clock of ristretto's and no goroutine sweeps. Where nothing new comes, old
-// entries stay, within the bound. One whose key is forgotten (at most twice the
-// bound are noted) leaves as ristretto's policy wants.
+// them, so no hit looks at a clock of ristretto's and no goroutine sweeps. Where
+// nothing new comes, old entries stay, within the bound. One whose key is
+// forgotten (at most twice the bound are noted) leaves as ristretto's policy wants.
 //
 // # Life
 //
