@@ -41,7 +41,7 @@ const exitCodes = `Exit codes:
   0    done
   1    the command line is wrong
   2    failed in another way; the message says how
-  3    no Caddy answers at the admin endpoint
+  3    no Caddy answers at the admin endpoint, or it ended the connection
   4    what answers there has no capif app
   5    there is no such revocation, or no such route
   6    refused as invalid; nothing was changed

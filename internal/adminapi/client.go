@@ -45,6 +45,12 @@ const (
 	changeTimeout = 10 * time.Minute
 )
 
+// How often, and after what time, a call is made again whose connection was cut.
+const (
+	tries    = 3
+	tryAgain = 200 * time.Millisecond
+)
+
 // maxAnswer bounds an answer: a page of the largest records is below it.
 const maxAnswer = 256 << 20
 
@@ -82,15 +88,58 @@ func (c *Client) failed(kind Kind, err error) error {
 	return &CallError{Kind: kind, Address: c.options.Address, Err: err}
 }
 
-// call sends one request and decodes the answer; it returns the status.
+// call sends one request and decodes the answer; it returns the status. Where the
+// connection is cut, as a reload of Caddy may cut it, it asks again what may be
+// asked twice.
 func (c *Client) call(ctx context.Context, method, path string, query url.Values, body, into any) (int, error) {
-	var reader io.Reader
+	var data []byte
 	if body != nil {
-		data, err := json.Marshal(body)
+		var err error
+		data, err = json.Marshal(body)
 		if err != nil {
 			return 0, c.failed(KindFailed, err)
 		}
-		reader = bytes.NewReader(data)
+	}
+	for try := 1; ; try++ {
+		status, err := c.once(ctx, method, path, query, data, into)
+		if try == tries || !isCut(err) || !repeatable(method, body) {
+			return status, err
+		}
+		again := time.NewTimer(tryAgain)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// repeatable tells of a request that does the same once and twice: one that
+// changes nothing, or a trigger that has a name.
+func repeatable(method string, body any) bool {
+	switch body := body.(type) {
+	case *CheckRequest:
+		return true
+	case *RevocationRequest:
+		return body.RequestID != ""
+	}
+	return method == http.MethodGet
+}
+
+// isCut tells of a connection that was there and ended before the answer did.
+func isCut(err error) bool {
+	var network *net.OpError
+	if errors.As(err, &network) {
+		return network.Op != "dial" && !network.Timeout()
+	}
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+func (c *Client) once(ctx context.Context, method, path string, query url.Values, body []byte, into any) (int, error) {
+	var reader io.Reader
+	if body != nil {
+		reader = bytes.NewReader(body)
 	}
 	deadline := readTimeout
 	if method != http.MethodGet {
@@ -130,7 +179,7 @@ func (c *Client) notAnswered(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return c.failed(KindFailed, errors.New("it does not answer: is its process stopped or overloaded? See its log"))
-	case errors.As(err, &dial) && dial.Op == "dial", errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &dial):
+	case errors.As(err, &dial), isCut(err):
 		return c.failed(KindUnreachable, unwrapURL(err))
 	case strings.Contains(err.Error(), "malformed HTTP"), strings.Contains(err.Error(), "readLoopPeekFailLocked"):
 		// The second is what net/http says of a server that speaks before it is

@@ -1,6 +1,7 @@
 package adminapi
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,6 +49,96 @@ func TestSilentServer(t *testing.T) {
 			t.Errorf("got %v after %v; want to be told after %v", err, time.Since(started), readTimeout)
 		}
 	})
+}
+
+// TestCutConnections: what may be asked twice is asked again; a change is not, for
+// it may have been made.
+func TestCutConnections(t *testing.T) {
+	status := func(ctx context.Context, c *Client) error { _, err := c.Status(ctx); return err }
+	for name, test := range map[string]struct {
+		call func(context.Context, *Client) error
+		cuts int // of the first connections
+		want int // connections
+		ok   bool
+	}{
+		"a read, once":      {status, 1, 2, true},
+		"a read, twice":     {status, tries - 1, tries, true},
+		"a read, each time": {status, tries, tries, false},
+		"a check": {func(ctx context.Context, c *Client) error {
+			_, err := c.Check(ctx, &CheckRequest{APIInvokerID: "inv"})
+			return err
+		}, 1, 2, true},
+		"a named trigger": {func(ctx context.Context, c *Client) error {
+			_, _, err := c.Revoke(ctx, &RevocationRequest{APIInvokerID: "inv", RequestID: "batch/1"})
+			return err
+		}, 1, 2, true},
+		"a trigger": {func(ctx context.Context, c *Client) error {
+			_, _, err := c.Revoke(ctx, &RevocationRequest{APIInvokerID: "inv"})
+			return err
+		}, 1, 1, false},
+		"a lift": {func(ctx context.Context, c *Client) error {
+			_, err := c.Lift(ctx, &LiftRequest{APIInvokerID: "inv"})
+			return err
+		}, 1, 1, false},
+		"a reconcile": {func(ctx context.Context, c *Client) error {
+			_, err := c.Reconcile(ctx, &ReconcileRequest{})
+			return err
+		}, 1, 1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dialed := 0
+				c := NewClient(ClientOptions{Address: "cut", Host: "cut", Dial: func(context.Context) (net.Conn, error) {
+					ours, theirs := net.Pipe()
+					dialed++
+					cut := dialed <= test.cuts
+					go answerOnce(theirs, cut)
+					return ours, nil
+				}})
+				defer c.Close()
+				err := test.call(t.Context(), c)
+				var call *CallError
+				switch {
+				case test.ok && err != nil:
+					t.Errorf("got %v; want an answer", err)
+				case !test.ok && (!errors.As(err, &call) || call.Kind != KindUnreachable || !strings.Contains(err.Error(), "may have been done")):
+					t.Errorf("got %v; want to be told that it may have been done", err)
+				}
+				if dialed != test.want {
+					t.Errorf("connections: got %d; want %d", dialed, test.want)
+				}
+			})
+		})
+	}
+}
+
+// TestNobodyThere: whoever cannot connect is told at once, and that no Caddy answers.
+func TestNobodyThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dialed := 0
+		c := NewClient(ClientOptions{Address: "nobody", Host: "nobody", Dial: func(context.Context) (net.Conn, error) {
+			dialed++
+			return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+		}})
+		defer c.Close()
+		_, err := c.Status(t.Context())
+		if dialed != 1 || err == nil || !strings.Contains(err.Error(), "no Caddy answers") {
+			t.Errorf("got %v after %d connections; want to be told after 1 that no Caddy answers", err, dialed)
+		}
+	})
+}
+
+// answerOnce reads a request and answers it, or hangs up.
+func answerOnce(conn net.Conn, cut bool) {
+	defer conn.Close()
+	request, err := http.ReadRequest(bufio.NewReader(conn))
+	if err != nil {
+		return
+	}
+	_, _ = io.Copy(io.Discard, request.Body)
+	if !cut {
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
+	}
 }
 
 func TestErrorsOfAnswers(t *testing.T) {

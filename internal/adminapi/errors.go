@@ -15,7 +15,8 @@ type Kind int
 const (
 	// KindFailed is anything else; the message says what.
 	KindFailed Kind = iota
-	// KindUnreachable means that nothing answers at the address.
+	// KindUnreachable means that nothing answers at the address, or that it ended
+	// the connection before it had answered.
 	KindUnreachable
 	// KindWrongAddress means that something answers, and that it is no admin
 	// endpoint of a Caddy with this plugin.
@@ -50,6 +51,9 @@ func (e *CallError) Error() string {
 		if errors.Is(e.Err, fs.ErrPermission) {
 			return fmt.Sprintf("the admin endpoint %s may not be opened by this user: run the command as the user that may, such as with sudo: %v", e.Address, e.Err)
 		}
+		if isCut(e.Err) {
+			return fmt.Sprintf("the admin endpoint %s ended the connection before it had answered, as a Caddy that reloads or stops may do: what was asked may have been done; see `caddy capif list` and `caddy capif audit`, or ask again: %v", e.Address, e.Err)
+		}
 		return fmt.Sprintf("no Caddy answers at the admin endpoint %s: start Caddy, or name its admin endpoint with --address, or its configuration with --config: %v", e.Address, e.Err)
 	case KindWrongAddress:
 		return fmt.Sprintf("what answers at %s is not the admin endpoint of a Caddy with this plugin (HTTP %d): check --address, and that `caddy list-modules` of the running Caddy shows admin.api.capif", e.Address, e.Status)
@@ -71,9 +75,6 @@ func (e *CallError) Error() string {
 
 // Unwrap returns the cause.
 func (e *CallError) Unwrap() error { return e.Err }
-
-// Temporary reports whether the same call may succeed soon.
-func (e *CallError) Temporary() bool { return e.Kind == KindUnreachable || e.Kind == KindUnavailable }
 
 // answered makes an error of an answer that is none of ours, or an error.
 func answered(address string, response *http.Response, body []byte) *CallError {
