@@ -109,11 +109,13 @@ func TestRevokeFromFileKilled(t *testing.T) {
 				must(t, process.Kill())
 			case 3:
 				must(t, b.caddy.Kill())
-				b.caddy = b.start(b.aef)
 			default:
 				must(t, process.Kill())
 			}
 		})
+		if round == 3 { // once the command has given up
+			b.caddy = b.start(b.aef)
+		}
 	}
 	got := b.capif("", args[1:len(args)-2]...)
 	wantRan(t, got, 0, fmt.Sprintf("%d rows: ", rows), "there already", fmt.Sprintf("%d of %d rows", rows, rows))
