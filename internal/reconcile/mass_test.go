@@ -198,9 +198,6 @@ func TestMassChangeEndsWithACompletePass(t *testing.T) {
 		w.wantSuspended(true)
 		w.pass(2 * w.interval())
 		w.wantSuspended(true) // it still shows
-		for _, invoker := range list {
-			w.core.set(invoker, entry)
-		}
 		w.core.script(func(c *fakeCore) {
 			c.fail = func(invoker string) error {
 				if invoker == list[0] {
@@ -209,6 +206,10 @@ func TestMassChangeEndsWithACompletePass(t *testing.T) {
 				return nil
 			}
 		})
+		w.settle() // a pass under way has read the first one
+		for _, invoker := range list {
+			w.core.set(invoker, entry)
+		}
 		w.pass(2 * w.interval())
 		w.wantSuspended(true) // no pass was complete
 		w.core.script(func(c *fakeCore) { c.fail = nil })

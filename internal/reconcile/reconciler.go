@@ -249,7 +249,7 @@ var errRemoved = errors.New("the context was forgotten meanwhile")
 // read where one is needed, no longer than Settings.Wait. Only an invoker whose
 // token was verified may be asked for.
 func (r *Reconciler) Check(ctx context.Context, q Query) Answer {
-	now := time.Now()
+	now, started := time.Now(), r.started.Load()
 	rec := r.obtain(q.Invoker, now)
 	answer := r.known(rec, &q, now)
 	if answer.Settled || (answer.Known && !r.needsRead(rec, &q, now)) {
@@ -260,7 +260,9 @@ func (r *Reconciler) Check(ctx context.Context, q Query) Answer {
 		rec = r.obtain(q.Invoker, now)
 		err = r.await(ctx, rec, &q, now)
 	}
-	answer = r.known(rec, &q, now)
+	if started || err == nil { // else the start has ended since: what was stored is due, and was not read
+		answer = r.known(rec, &q, now)
+	}
 	answer.Waited = true
 	if err != nil {
 		r.stats.late.Add(1)

@@ -24,8 +24,8 @@ func names(n int) []string {
 func TestSchedule03ReadSampledBeforeTheSecondHintOfASecond(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.known("a")
-		w.hint()
 		held, free := w.core.gate("a", nil)
+		w.hint()
 		held() // the background has sampled "listed"
 		w.core.set("a")
 		w.hint() // its 2xx comes at the end of the second
@@ -40,8 +40,8 @@ func TestSchedule04RestartWithAYoungStoredContext(t *testing.T) {
 		w.known("a")
 		w.settle()
 		w.core.set("a")
-		w.hint()
 		w.core.script(func(c *fakeCore) { c.fail = func(string) error { return silent() } })
+		w.hint()
 		w.restart() // before the core could be read
 		w.core.script(func(c *fakeCore) { c.fail = nil })
 		w.wantCall("a", enforce.NotInContext)
