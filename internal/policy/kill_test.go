@@ -47,7 +47,9 @@ func callUntilKilled(path string) error {
 				invoker := fmt.Sprintf("i%d", i%killInvokers)
 				switch admit(gate, invoker, context.Background(), time.Now(), false) {
 				case enforce.Allowed:
-					fmt.Fprintln(os.Stdout, invoker) // unbuffered: one write each
+					// Unbuffered: one write each. Long, so that the pipe holds this
+					// process back where the one that reads is slow.
+					fmt.Fprintf(os.Stdout, "%s %100s\n", invoker, "")
 				case enforce.OverLimit:
 					over.Add(1)
 				default:
@@ -113,7 +115,7 @@ func callAndKill(t *testing.T, path string, passed map[string]int, lines int) bo
 	finished := false
 	scanner := bufio.NewScanner(out)
 	for n := 1; scanner.Scan(); n++ {
-		if line := scanner.Text(); strings.HasPrefix(line, "i") {
+		if line := strings.TrimSpace(scanner.Text()); strings.HasPrefix(line, "i") {
 			passed[line]++
 		} else {
 			finished = true

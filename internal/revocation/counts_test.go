@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
@@ -131,20 +132,20 @@ func TestDamagedCountIsReset(t *testing.T) {
 
 // TestCountOnAFailingDisk: what was not acknowledged is not there afterwards.
 func TestCountOnAFailingDisk(t *testing.T) {
-	fail := false
+	var fail atomic.Bool
 	l := openLedger(t, ledgerPath(t), Options{WrapCommit: func(commit func() error) error {
 		err := commit()
-		if fail {
+		if fail.Load() {
 			return errors.Join(err, errors.New("it reached the disk and was answered with an error"))
 		}
 		return err
 	}})
 	mustReserve(t, l, someCount, Count{Reserved: 5})
-	fail = true
+	fail.Store(true)
 	if _, err := l.Reserve(t.Context(), someCount, Count{Reserved: 9}); !errors.Is(err, ErrNotDurable) {
 		t.Errorf("got %v; want %v", err, ErrNotDurable)
 	}
-	fail = false
+	fail.Store(false)
 	l = reopen(t, l) // it takes back at the latest when it closes
 	wantCount(t, l, someCount, Count{Reserved: 5})
 }

@@ -57,7 +57,7 @@ func TestFullDisk(t *testing.T) {
 
 // onAFullDisk is the child.
 func onAFullDisk(args []string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	l := NewLedger(args[0])
 	err := l.Open(Options{Logger: quiet()})
