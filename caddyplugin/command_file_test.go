@@ -97,7 +97,7 @@ func TestRevokeFromFileKilled(t *testing.T) {
 
 	started := time.Now()
 	for round := 1; round <= 4; round++ {
-		b.killWhen(args, round*rows/6, func(process *os.Process) {
+		b.killWhen(append(args, "--concurrency", "4"), round*rows/6, func(process *os.Process) {
 			switch round {
 			case 1:
 				if runtime.GOOS == "windows" {
@@ -188,9 +188,11 @@ func (b *adminBed) killWhen(args []string, rows int, kill func(*os.Process)) {
 func TestRequestsAreNamed(t *testing.T) {
 	b := newAdminBed(t, nil)
 	b.granted("inv-1")
-	request := revokeRequest("inv-1")
-	request.RequestID, request.NoWait = "mine", true
+	fault := b.scene.Core.Inject(coretest.Fault{Operations: []string{coretest.OpGetContext}, InvokerID: "inv-1", Status: http.StatusServiceUnavailable})
+	request := withoutWaiting("inv-1")
+	request.RequestID = "mine"
 	first := b.trigger(b.caddy, request, http.StatusAccepted)
+	fault.Clear()
 	if first.Existing || !first.Blocked {
 		t.Errorf("got %+v; want a new one that blocks", first)
 	}

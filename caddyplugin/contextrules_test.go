@@ -140,7 +140,7 @@ func TestBindClientCertificate(t *testing.T) {
 // TestMaxStaleness: a route that bounds the age of contexts fails closed when the
 // core is away for longer.
 func TestMaxStaleness(t *testing.T) {
-	b := newRuleBed(t, "", func(a *testbed.AEF) { a.GlobalExtra, a.RouteExtra = "reconcile 1s", "max_staleness 2s" })
+	b := newRuleBed(t, "", func(a *testbed.AEF) { a.GlobalExtra, a.RouteExtra = "reconcile 1s", "max_staleness 5s" })
 	b.wantCall(http.StatusOK, "")
 	must(t, b.scene.Core.Down())
 	b.wantCall(http.StatusOK, "")

@@ -187,7 +187,7 @@ func TestEventsPage(t *testing.T) {
 
 // TestEvents: each change is an event of Caddy's events app, with what it is about.
 func TestEvents(t *testing.T) {
-	b := newEventBed(t, "reconcile 1s\ntrigger_timeout 200ms")
+	b := newEventBed(t, "reconcile 1s")
 	b.one("capif_alarm_raised", map[string]any{"alarm": "ledger_created"})
 	token := b.granted("inv-e")
 	request := revokeRequest("inv-e")
@@ -210,7 +210,7 @@ func TestEvents(t *testing.T) {
 
 	refuses := b.scene.Core.Inject(coretest.Fault{Operations: []string{coretest.OpRevoke}, Status: http.StatusForbidden})
 	b.granted("inv-f")
-	b.trigger(b.caddy, revokeRequest("inv-f"), http.StatusAccepted)
+	b.trigger(b.caddy, withoutWaiting("inv-f"), http.StatusAccepted)
 	b.one("capif_alarm_raised", map[string]any{"alarm": "core_refuses_us"})
 	refuses.Clear()
 	b.one("capif_alarm_cleared", map[string]any{"alarm": "core_refuses_us"})

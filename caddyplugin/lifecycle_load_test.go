@@ -70,7 +70,7 @@ func get(ctx context.Context, client *http.Client, url, token string) (int, erro
 }
 
 const (
-	loadLasts     = 3 * time.Second
+	loadLasts     = 3 * time.Second // at least
 	reloadEvery   = 100 * time.Millisecond
 	callersOfEach = 2
 )
@@ -92,8 +92,9 @@ func TestScheduleRevokeUnderLoadWithReloads(t *testing.T) {
 		callersOf[id] = &loadCaller{token: l.tokenOf(id)}
 		l.want(l.aef, lifePath, callersOf[id].token, http.StatusOK)
 	}
-	ctx, cancel := context.WithTimeout(l.ctx, loadLasts)
+	ctx, cancel := context.WithCancel(l.ctx)
 	defer cancel()
+	began := time.Now()
 	var running sync.WaitGroup
 	for _, c := range callersOf {
 		for range callersOfEach {
@@ -103,7 +104,7 @@ func TestScheduleRevokeUnderLoadWithReloads(t *testing.T) {
 	small, rejected := *l.aef, *l.aef
 	small.GlobalExtra = "deny_cache 1"
 	rejected.OptionsExtra = "lifecycle_fault start"
-	accepted, refused := 0, 0
+	var accepted, refused atomic.Int64
 	running.Go(func() {
 		tick := time.NewTicker(reloadEvery)
 		defer tick.Stop()
@@ -117,9 +118,9 @@ func TestScheduleRevokeUnderLoadWithReloads(t *testing.T) {
 			// Not with ctx: a reload under way is not to be broken off.
 			err := l.caddy.Reload(l.ctx, configs[i%len(configs)])
 			if err == nil {
-				accepted++
+				accepted.Add(1)
 			} else {
-				refused++
+				refused.Add(1)
 			}
 		}
 	})
@@ -131,6 +132,11 @@ func TestScheduleRevokeUnderLoadWithReloads(t *testing.T) {
 	callersOf[triggered].acked.Store(true)
 	l.tell(byCore)
 	callersOf[byCore].acked.Store(true)
+	l.poll(func() bool {
+		return time.Since(began) >= loadLasts && accepted.Load() >= 5 && refused.Load() >= 2 &&
+			callersOf[triggered].after.Load() > 0 && callersOf[byCore].after.Load() > 0
+	})
+	cancel()
 	running.Wait()
 	if !slices.ContainsFunc(l.revocations(triggered), func(r revocation.Revocation) bool { return r.State == revocation.StateRevoked }) ||
 		l.scene.Core.Authorized(triggered, l.aef.ID, testbed.APIID) {
@@ -155,14 +161,11 @@ func TestScheduleRevokeUnderLoadWithReloads(t *testing.T) {
 	if got := callersOf[other].refused.Load(); got > 0 {
 		t.Errorf("%s, which nobody revoked: got %d refused; want none", other, got)
 	}
-	if accepted < 5 || refused < 2 {
-		t.Errorf("reloads: got %d accepted, %d rejected; want at least 5 and 2", accepted, refused)
-	}
 	// Caddy may close a connection that comes while a listener changes hands.
-	if callers := int64(len(callersOf) * callersOfEach); broken > callers*int64(accepted+refused) {
+	if callers := int64(len(callersOf) * callersOfEach); broken > callers*(accepted.Load()+refused.Load()) {
 		t.Errorf("got %d calls without an answer; want at most one for each of %d callers and reload", broken, callers)
 	}
-	t.Logf("%d without an answer; %d calls, %d reloads accepted, %d rejected", broken, total, accepted, refused)
+	t.Logf("%d without an answer; %d calls, %d reloads accepted, %d rejected", broken, total, accepted.Load(), refused.Load())
 }
 
 // TestCallInFlightAcrossReload holds a call at the service API while the

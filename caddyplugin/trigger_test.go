@@ -226,7 +226,7 @@ func (b *adminBed) refused(method, path, body string, status int, want string) {
 
 // TestTriggers: what a trigger does besides the plain case.
 func TestTriggers(t *testing.T) {
-	b := newAdminBed(t, func(b *adminBed) { b.aef.GlobalExtra = "trigger_timeout 500ms" })
+	b := newAdminBed(t, nil)
 	for name, run := range map[string]func(*adminBed){
 		"ids with a slash": testIDsWithASlash,
 		"unknown invoker":  testUnknownInvoker,
@@ -285,6 +285,13 @@ func testUnknownInvoker(b *adminBed) {
 	}
 }
 
+// withoutWaiting asks for a revoke and not for the core's decision.
+func withoutWaiting(invoker string) adminapi.RevocationRequest {
+	request := revokeRequest(invoker)
+	request.NoWait = true
+	return request
+}
+
 // testRepeatedTrigger: the same words while it is pending are the same
 // revocation; other words, or the same after the decision, are another one.
 func testRepeatedTrigger(b *adminBed) {
@@ -292,9 +299,9 @@ func testRepeatedTrigger(b *adminBed) {
 	b.want(b.aef, "/location/1", token, http.StatusOK)
 	fault := b.scene.Core.Inject(coretest.Fault{Operations: []string{coretest.OpRevoke}, InvokerID: "inv-again", Hang: true})
 	defer fault.Clear()
-	first := b.trigger(b.caddy, revokeRequest("inv-again"), http.StatusAccepted)
-	again := b.trigger(b.caddy, revokeRequest("inv-again"), http.StatusAccepted)
-	other := revokeRequest("inv-again")
+	first := b.trigger(b.caddy, withoutWaiting("inv-again"), http.StatusAccepted)
+	again := b.trigger(b.caddy, withoutWaiting("inv-again"), http.StatusAccepted)
+	other := withoutWaiting("inv-again")
 	other.Cause = coretest.CauseOther
 	third := b.trigger(b.caddy, other, http.StatusAccepted)
 	ids := []string{first.Revocations[0].ID, again.Revocations[0].ID, third.Revocations[0].ID}
@@ -390,7 +397,7 @@ func testWithoutHold(b *adminBed) {
 	fault := b.scene.Core.Inject(coretest.Fault{Operations: []string{coretest.OpRevoke}, InvokerID: "inv-soft", Hang: true})
 	defer fault.Clear()
 	hold := false
-	request := revokeRequest("inv-soft")
+	request := withoutWaiting("inv-soft")
 	request.Hold = &hold
 	answer := b.trigger(b.caddy, request, http.StatusAccepted)
 	if r := answer.Revocations[0]; answer.Blocked || r.Hold || r.State != revocation.StatePending {
@@ -417,9 +424,9 @@ func testLift(b *adminBed) {
 	token := b.granted("inv-lift")
 	b.want(b.aef, "/location/1", token, http.StatusOK)
 	core := b.scene.Core
-	fault := core.Inject(coretest.Fault{Operations: []string{coretest.OpGetContext}, InvokerID: "inv-lift", Status: http.StatusInternalServerError})
+	fault := core.Inject(coretest.Fault{Operations: []string{coretest.OpGetContext}, InvokerID: "inv-lift", Status: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {"40"}}})
 	defer fault.Clear()
-	made := b.trigger(b.caddy, revokeRequest("inv-lift"), http.StatusAccepted)
+	made := b.trigger(b.caddy, withoutWaiting("inv-lift"), http.StatusAccepted)
 	b.want(b.aef, "/location/1", token, http.StatusForbidden)
 	b.poll(func() bool { return b.revocationsOf("inv-lift")[0].Attempts > 0 }) // in back-off
 	fault.Clear()
