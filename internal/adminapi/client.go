@@ -105,13 +105,20 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 		if try == tries || !isCut(err) || !repeatable(method, body) {
 			return status, err
 		}
-		again := time.NewTimer(tryAgain)
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			again.Stop()
-			return 0, ctx.Err()
+		err = pause(ctx, tryAgain)
+		if err != nil {
+			return 0, err
 		}
+	}
+}
+
+// pause waits, and returns the error of a context that ends before.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -325,12 +332,9 @@ func (c *Client) Watch(ctx context.Context, after string, f func(Event) error, l
 			return err
 		}
 		lost(err)
-		again := time.NewTimer(watchRetry)
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			again.Stop()
-			return ctx.Err()
+		err = pause(ctx, watchRetry)
+		if err != nil {
+			return err
 		}
 	}
 }

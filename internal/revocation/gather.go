@@ -69,14 +69,11 @@ func (l *Ledger) gather(o *op) []*op {
 	}
 	each, all := l.company.patience()
 	end := time.Now().Add(all)
-	timer := time.NewTimer(each)
-	defer timer.Stop()
 	for len(batch) < wanted && !slices.ContainsFunc(batch, isPrompt) {
-		timer.Reset(min(each, time.Until(end)))
 		select {
 		case next := <-l.ops:
 			batch = append(batch, l.begin(next))
-		case <-timer.C:
+		case <-time.After(min(each, time.Until(end))):
 			return batch
 		case <-l.stop:
 			return batch
